@@ -1,0 +1,65 @@
+# From text to law: corpus -> tokens -> budgets -> cells -> runs.csv -> law -> figures.
+#
+#   snakemake --cores all                                   the default study, config.yaml
+#   snakemake --cores all --configfile studies/x.yaml       another one
+#
+# Rules are thin: `sparsedc` commands do the work. Whatever a cell's numbers depend on stands in its spec, whose hash
+# is part of the cell's path; so a changed hyperparameter trains that cell anew and no other.
+import os
+import time
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from sparsedc.corpus.sources import source_files
+from sparsedc.errors import InputError
+from sparsedc.figures import FIGURES
+from sparsedc.study import canonical_json, load_study
+from sparsedc.train.warm import RUN_VARIABLE
+
+min_version("9.14")
+
+
+# A study file stands alone: merged into another's keys it would be a third study.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+try:
+    STUDY = load_study(config)
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{STUDY.name}"
+CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
+
+# Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
+os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
+
+
+report: "workflow/report/workflow.rst"
+
+
+# Used with --software-deployment-method apptainer only.
+container: "docker://python:3.11-slim"
+
+
+wildcard_constraints:
+    cell=r"[A-Za-z0-9._-]+",
+    figure="|".join(FIGURES),
+
+
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/law.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    input:
+        f"{RESULTS}/runs.csv",
+        f"{RESULTS}/law/law.json",
+        f"{RESULTS}/summary.html",
+        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=FIGURES, suffix=["svg", "png"]),
+    default_target: True

@@ -1,0 +1,45 @@
+"""The one writer of runs.csv: from the cells' metrics to the runs table."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from sparsedc.errors import InputError
+from sparsedc.runs import COLUMNS, read_runs, write_runs
+
+
+def collect_runs(cells: Path, out: Path) -> None:
+    """Collect the metrics of every cell of a study.
+
+    Args:
+        cells: the study's cells.tsv, in results/<study>/; metrics lie in cells/<cell>/metrics.json beside it.
+        out: the runs table to write.
+
+    Raises:
+        InputError: a cell's metrics are missing, unreadable, or those of another spec than the study's.
+    """
+    index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
+    rows = []
+    for cell in index.itertuples():
+        path = cells.parent / "cells" / str(cell.cell) / "metrics.json"
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))["row"]
+        except OSError as error:
+            raise InputError("cell", cell.cell, "has no metrics", "Run snakemake to train it.") from error
+        except (ValueError, KeyError) as error:
+            raise InputError("metrics", path, f"cannot be read ({error!r})", "Delete it and run snakemake.") from error
+        if row["fingerprint"] != cell.fingerprint:
+            raise InputError(
+                "fingerprint", row["fingerprint"], f"{path} was trained from another spec than {cell.cell}'s",
+                "Delete it and run snakemake.",
+            )  # fmt: skip
+        rows.append({**row, "cell": cell.cell, "study": cells.resolve().parent.name, "role": cell.role})
+    write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
+
+
+def merge_runs(tables: list[Path], out: Path) -> None:
+    """Merge runs tables by cell; of a cell that stands in several, the first table's row counts."""
+    merged = pd.concat([read_runs(table) for table in tables]).drop_duplicates("cell", keep="first")
+    write_runs(merged.sort_values("cell"), out)
+    print(f"{len(merged)} cells in {out}")

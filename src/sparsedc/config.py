@@ -1,0 +1,208 @@
+"""The study file: what a user writes in config.yaml and studies/*.yaml, with its types, bounds and defaults.
+
+Unknown keys are errors. `sparsedc.study` turns a validated config into cells. This module imports no torch.
+"""
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Density = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+Role = Literal["fit", "extrapolation"]
+
+SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def parse_count(value: object) -> object:
+    """Read a count such as 65536, "300M" or "1.3B" (k, M, B, T are powers of 1,000).
+
+    Raises:
+        ValueError: the value is a string that is no such number, or the number is not whole.
+    """
+    if isinstance(value, bool):
+        raise ValueError("is not a number of tokens")
+    if isinstance(value, str):
+        digits, factor = (value[:-1], SUFFIXES[value[-1]]) if value[-1:] in SUFFIXES else (value, 1)
+        try:
+            value = Decimal(digits.strip().replace(",", "").replace("_", "")) * factor
+        except InvalidOperation:
+            raise ValueError(f"{value!r} is not a number such as 65536, 300M or 1.3B") from None
+    if isinstance(value, (float, Decimal)):
+        if value != value // 1:
+            raise ValueError(f"{value} is not a whole number")
+        return int(value)
+    return value
+
+
+def as_list(value: object) -> object:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+T = TypeVar("T")
+OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys forbidden, values fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Documents(Section):
+    """What the three corpus sources share: how documents become splits."""
+
+    seed: int = 0  # fixes the document order, of which budgets are prefixes
+    validation_fraction: Fraction = 0.02  # share of documents held out, chosen by document hash
+    test_fraction: Fraction = 0.0
+
+
+class InstalledCorpus(Documents):
+    """Docstrings of installed packages: real prose that is there without a network."""
+
+    source: Literal["installed"]
+    packages: list[str] = Field(default=["numpy", "scipy", "pandas"], min_length=1)
+
+
+class FolderCorpus(Documents):
+    """A folder of .txt, .md, .jsonl and .parquet files, plain or .gz or .zst."""
+
+    source: Literal["folder"]
+    path: Path
+    text_field: str = "text"  # of .jsonl and .parquet rows
+    # Where the folder is already split: split name -> file glob. Fractions then do not apply.
+    splits: dict[Literal["train", "validation", "test"], str] | None = None
+
+
+class HubCorpus(Documents):
+    """A Hugging Face dataset, streamed through `datasets`."""
+
+    source: Literal["huggingface"]
+    dataset: str
+    subset: str | None = None  # the dataset's configuration name, such as "en"
+    text_field: str = "text"
+    # split name -> the dataset's split. With "train" alone, the fractions cut the others from it.
+    splits: dict[Literal["train", "validation", "test"], str] = {"train": "train"}
+    max_documents: Count | None = None  # of each split; the stream ends there
+
+
+Corpus = Annotated[InstalledCorpus | FolderCorpus | HubCorpus, Field(discriminator="source")]
+
+
+class Tokenizer(Section):
+    """A byte-level BPE trained on the corpus, or a pretrained tokenizer by name."""
+
+    vocab_size: Annotated[int, Field(ge=257, strict=True)]  # rows of the model's embedding and head
+    pretrained: str | None = None  # such as "t5-base"; it may hold at most vocab_size tokens
+
+
+class Shape(Section):
+    """A LLaMA model without its vocabulary: the size of a cell."""
+
+    width: PositiveInt  # residual stream
+    depth: PositiveInt  # blocks
+    heads: PositiveInt
+    ffn: PositiveInt  # hidden width of the gated feed-forward layers
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not an even multiple of heads {self.heads} (rotary positions)")
+        return self
+
+
+class Hyperparameters(Section):
+    """How a cell trains. Steps follow from tokens, so fractions are of the cell's training steps."""
+
+    batch_tokens: Count = 8192  # tokens an optimizer step; a multiple of the sequence length
+    lr: Annotated[float, Field(gt=0)] = 3e-3  # peak learning rate
+    lr_schedule: Literal["cosine", "wsd"] = "cosine"
+    lr_final: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the peak at the last step
+    warmup_fraction: Fraction = 0.05
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2  # of a wsd schedule
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1  # on matrices, not on norms
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0  # global norm over active weights
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    distribution: Literal["uniform", "erk"] = "uniform"  # of density over layers
+    drop_fraction: Fraction = 0.3  # of active weights, at the first topology update
+    final_drop_fraction: Fraction = 0.005
+    topology_updates: Annotated[int, Field(ge=1, strict=True)] = 40
+    topology_stop: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of training after which masks rest
+
+
+class Selector(Section):
+    """Picks cells: those that agree with every key given. A key takes a value or a list of values."""
+
+    size: OneOrMore[str] = None
+    density: OneOrMore[Density] = None
+    unique_tokens: OneOrMore[Count] = None
+    epochs: OneOrMore[PositiveInt] = None
+    method: OneOrMore[str] = None
+    seed: OneOrMore[Seed] = None
+    role: OneOrMore[Role] = None
+
+
+class Override(Selector):
+    """Hyperparameters of the cells that it picks, in place of those under `training`."""
+
+    set: dict[str, Any]
+
+
+class Factors(Section):
+    """A product of factors. At density 1 every method is `dense`, and one cell stands for all of them."""
+
+    role: Role = "fit"
+    sizes: list[str] = Field(min_length=1)
+    densities: list[Density] = Field(min_length=1)
+    unique_tokens: list[Count] = Field(min_length=1)
+    epochs: list[PositiveInt] = Field(min_length=1)
+    methods: list[str] = Field(default=["rigl"], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    sweep: dict[str, list[Any]] = {}  # hyperparameter -> values, further factors; for calibration
+
+
+class Listed(Section):
+    """One cell by name of its factors, with hyperparameters of its own if need be."""
+
+    role: Role = "fit"
+    size: str
+    density: Density
+    unique_tokens: Count
+    epochs: PositiveInt
+    method: str = "rigl"
+    seed: Seed = 0
+    set: dict[str, Any] = {}
+
+
+class Law(Section):
+    """What is fitted to the runs table."""
+
+    forms: list[str] = Field(default=["chinchilla", "muennighoff", "sparse"], min_length=1)
+    params: Literal["body", "active", "paper"] = "body"  # which count is the law's N; see docs/law.md
+    huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
+
+
+class StudyConfig(Section):
+    """A whole study file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # results/<name>/
+    corpus: Corpus
+    tokenizer: Tokenizer
+    sequence_length: Annotated[int, Field(ge=2, strict=True)] = 256
+    evaluation_split: Literal["validation", "test"] = "validation"  # test: for published numbers, once
+    ladder: dict[str, Shape] = {}  # sizes beside the built-in ones
+    training: Hyperparameters = Hyperparameters()
+    lr_density_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0  # lr × density^-p in cells without their own lr
+    grid: list[Factors] = []
+    cells: list[Listed] = []
+    exclude: list[Selector] = []
+    overrides: list[Override] = []
+    law: Law = Law()
+    sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, for estimates of hours only

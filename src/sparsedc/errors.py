@@ -1,0 +1,23 @@
+"""What goes wrong because of an input, said once and in one way: which field, which value, what to do."""
+
+
+class InputError(ValueError):
+    """An input that cannot be used. The command line prints it as one message and exits with status 2.
+
+    Args:
+        field: the key, column, option or file at fault, as the user wrote it.
+        value: the offending value (long values are shortened in the message).
+        problem: what is wrong with it, a clause without a full stop.
+        remedy: what the user can do, a full sentence.
+    """
+
+    def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
+        shown = str(value)
+        if len(shown) > 200:
+            shown = shown[:197] + "..."
+        super().__init__(f"{field} = {shown}: {problem}. {remedy}")
+        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+
+
+class SparsedcWarning(UserWarning):
+    """Something that the user should know, after which the result is still right."""

@@ -1,0 +1,100 @@
+"""Contours of predicted loss over model size and epochs at one budget, dense beside the next density."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from sparsedc.figures import style
+from sparsedc.law.counts import count_params
+
+#: how far beyond the measured range the contours go, as a factor on each side
+BEYOND = 1.6
+_PARAMETERS = {
+    "body": "Active parameters N (without embedding and head)",
+    "active": "Active parameters N (with embedding and head)",
+    "paper": "Parameters N ((body + embedding) × density)",
+}
+
+
+def draw(runs: Path, law: Path, out_stem: Path) -> None:
+    """One panel a density (at most two), at the budget with the most cells; measured cells in the same colours."""
+    style.apply_style()
+    table = style.read_finished(runs)
+    fit = style.read_selection(law).best
+    table = table.assign(N=count_params(table, fit.params))
+    cells_of_budget = table.groupby("unique_tokens").size()
+    U = int(cells_of_budget[cells_of_budget == cells_of_budget.max()].index.max())
+    densities = sorted(table["density"].unique(), reverse=True)[:2]
+    table = table[(table["unique_tokens"] == U) & table["density"].isin(densities)]
+
+    N_range, epoch_range = _range(table["N"].to_numpy()), _range(table["epochs"].to_numpy())
+    N, epochs = np.meshgrid(np.geomspace(*N_range, 120), np.geomspace(*epoch_range, 120))
+    surfaces = [
+        fit.predict(N.ravel(), U, U * epochs.ravel(), density).reshape(N.shape) for density in densities
+    ]
+    low = min(min(surface.min() for surface in surfaces), table["val_loss"].min())
+    high = max(max(surface.max() for surface in surfaces), table["val_loss"].max())
+    levels = MaxNLocator(14).tick_values(low, max(high, low + 0.01))
+
+    figure, panels = plt.subplots(
+        1,
+        len(densities),
+        figsize=(1.6 + 4.1 * len(densities), 4.3),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, density, surface in zip(panels.flat, densities, surfaces, strict=True):
+        filled = axes.contourf(N, epochs, surface, levels=levels, cmap="cividis")
+        lines = axes.contour(N, epochs, surface, levels=levels, colors="white", linewidths=0.6)
+        axes.clabel(lines, levels[::2], fontsize=7.5, fmt="%.3g")
+        cells = table[table["density"] == density]
+        means = cells.groupby(["N", "epochs"], as_index=False)["val_loss"].mean()
+        axes.scatter(
+            means["N"],
+            means["epochs"],
+            c=means["val_loss"],
+            cmap="cividis",
+            vmin=levels[0],
+            vmax=levels[-1],
+            s=46,
+            edgecolors="white",
+            linewidths=1.3,
+            zorder=3,
+            clip_on=False,
+        )
+        if len(cells):
+            corner = (cells["N"].min(), cells["epochs"].min())
+            extent = (cells["N"].max() - corner[0], cells["epochs"].max() - corner[1])
+            axes.add_patch(Rectangle(corner, *extent, fill=False, edgecolor="white", linestyle="--", linewidth=0.9))
+        style.epoch_axis(axes, axes.yaxis, table["epochs"].to_numpy())
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(*N_range)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.count_label(value)))
+        axes.set(xlim=N_range, ylim=epoch_range, title=f"density {style.density_label(density)}")
+        axes.grid(False)
+    figure.colorbar(filled, ax=list(panels.flat), label="Held-out loss (nats per token)", fraction=0.05)
+    panels[0, 0].set_ylabel("Epochs over the unique tokens")
+    figure.supxlabel(_PARAMETERS[fit.params], fontsize=9.5)
+    figure.suptitle(
+        f"U = {style.count_label(U)} unique tokens.  Law: {fit.form} ({fit.status}).  "
+        "Circles: measured, in the colour of their loss",
+        fontsize=9.5,
+    )
+    style.save(figure, out_stem)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()) / BEYOND, float(values.max()) * BEYOND
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, or the powers alone over more than two decades."""
+    steps = (1,) if high / low > 300 else (1, 3) if high / low > 30 else (1, 2, 5)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    return [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]

@@ -1,0 +1,1 @@
+"""The scaling law: forms, fitting, selection, validation. Needs a runs table and nothing that trains."""

@@ -1,0 +1,88 @@
+"""The runs table: one row a cell, the only thing that passes from the half that trains to the half that fits.
+
+Whoever has such a table — ours, a published one, a colleague's — can do everything right of it. This module
+imports no torch.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from sparsedc.errors import InputError
+
+#: Columns in order, with their pandas dtype. Units: losses in nats per token, `seconds` of training wall clock,
+#: FLOPs in total over the cell's training.
+COLUMNS: dict[str, str] = {
+    # what the cell is
+    "cell": "string",
+    "study": "string",
+    "role": "string",  # fit | extrapolation
+    "method": "string",
+    "size": "string",
+    "density": "float64",
+    "unique_tokens": "int64",
+    "epochs": "float64",
+    "tokens": "int64",
+    "seed": "int64",
+    # counts
+    "params_total": "int64",
+    "params_embedding": "int64",
+    "params_head": "int64",
+    "params_maskable": "int64",
+    "params_active": "int64",  # all parameters that are not masked out, embedding and head included
+    "params_active_mean": "float64",  # the same, averaged over training steps
+    "flops_dense": "float64",  # what dense hardware spends: zeros are multiplied too
+    "flops_sparse": "float64",  # what ideal sparse hardware would spend
+    # hyperparameters that were tuned
+    "lr": "float64",
+    "weight_decay": "float64",
+    "batch_tokens": "int64",
+    "steps": "int64",
+    # results
+    "val_loss": "float64",
+    "val_loss_se": "float64",  # standard error over held-out documents
+    "train_loss": "float64",
+    "status": "string",  # ok | diverged
+    # provenance
+    "seconds": "float64",
+    "tokens_per_second": "float64",
+    "device": "string",
+    "torch": "string",
+    "commit": "string",
+    "fingerprint": "string",  # sha256 of the cell's spec
+}
+
+
+def read_runs(path: Path) -> pd.DataFrame:
+    """Read a runs table written by `write_runs`.
+
+    Raises:
+        InputError: the file is missing, not a table, or lacks a column, or a cell stands in it twice.
+    """
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise InputError("runs table", path, "no such file", "Build it with `snakemake`.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError("runs table", path, "not a CSV table", "Name a CSV file with a header line.") from error
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(
+            "runs table", path, f"lacks the column(s) {', '.join(missing)}", "See docs/runs.md for the columns."
+        )
+    doubled = table.loc[table["cell"].duplicated(), "cell"]
+    if len(doubled):
+        raise InputError("cell", doubled.iloc[0], f"stands more than once in {path}", "Keep one row a cell.")
+    try:
+        return table[list(COLUMNS)].astype(COLUMNS)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "runs table", path, f"holds a value of the wrong type ({error})", "Correct it."
+        ) from error
+
+
+def write_runs(table: pd.DataFrame, path: Path) -> None:
+    """Write a runs table with its columns in canonical order, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    table[list(COLUMNS)].to_csv(partial, index=False)
+    partial.replace(path)

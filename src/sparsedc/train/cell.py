@@ -1,0 +1,71 @@
+"""One cell from its spec file to its metrics file: what `sparsedc train` does."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from sparsedc.corpus.tokens import open_tokens
+from sparsedc.errors import InputError
+from sparsedc.progress import study_progress
+from sparsedc.study import fingerprint, read_spec, write_text
+from sparsedc.train.checkpoint import exclusive
+from sparsedc.train.loop import Trainer, train_cell
+
+REPORT_SECONDS = 30.0  # between lines about a cell in training
+
+
+def run_cell(
+    path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int
+) -> None:
+    """Train a cell and write `metrics.json` into `out`, whole or not at all.
+
+    A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
+    there unless `tokens` and `work` name other folders.
+
+    Raises:
+        InputError: spec, tokens or device cannot be used, or another process is training this cell.
+    """
+    spec = read_spec(path)
+    study = path.resolve().parent.parent
+    tokens = tokens or study / "corpus" / spec.data / "tokens"
+    work = work or study / "work" / fingerprint(spec.content())
+    chosen = _device(device)
+    torch.set_num_threads(threads)
+    if chosen.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    with exclusive(work):
+        last = time.monotonic()
+
+        def report(trainer: Trainer) -> None:
+            nonlocal last
+            if time.monotonic() - last > REPORT_SECONDS and trainer.step < spec.steps:
+                last = time.monotonic()
+                speed = trainer.step * spec.training.batch_tokens / trainer.seconds
+                loss = trainer.losses[trainer.step - 1].item()
+                _say(f"{path.stem}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
+
+        metrics = train_cell(spec, train, held_out, work, chosen, report)
+        write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
+    row = metrics["row"]
+    result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
+    progress = study_progress(study)
+    _say(f"{path.stem}: {result}" + (f" | {progress}" if progress else ""))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("device", name, f"cannot be used ({error})", "Use cpu, cuda or cuda:N.") from error
+    return device
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

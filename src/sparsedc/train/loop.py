@@ -1,0 +1,280 @@
+"""Training one cell: from a spec and a token file to held-out loss and everything that the runs table needs.
+
+fp32 weights and AdamW moments; bf16 matrix products on a GPU, fp32 on a CPU. The same spec gives the same loss,
+to the bit on a CPU: weights, masks, batches and topology updates each depend on the seed and the step alone,
+which is also why a resumed cell ends where an uninterrupted one does.
+"""
+
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from sparsedc import model as models
+from sparsedc.corpus.tokens import Tokens, budget
+from sparsedc.errors import InputError
+from sparsedc.evaluate import HeldOut, held_out, token_losses
+from sparsedc.optim import AdamW
+from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate
+from sparsedc.sparsity.methods import method
+from sparsedc.study import Spec, fingerprint
+from sparsedc.train.batches import Batches, windows
+from sparsedc.train.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from sparsedc.train.schedule import lr_share
+
+CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
+EVALUATION_TOKENS = 65_536  # a forward pass; bounds the memory of the logits
+CURVE_POINTS = 200  # of the training curve that is kept
+
+
+@dataclass
+class Trainer:
+    """The state of one cell in training: model, optimizer, sparse engine, and the losses so far.
+
+    Attributes:
+        losses: training loss of every step so far, in nats per token, shape (steps,), on the device.
+        updates: what each topology update did.
+        step: optimizer steps taken.
+        seconds: spent in training, earlier attempts included.
+    """
+
+    spec: Spec
+    model: torch.nn.Module
+    engine: SparseEngine
+    optimizer: AdamW
+    losses: torch.Tensor
+    updates: list[TopologyUpdate]
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, spec: Spec, device: torch.device) -> "Trainer":
+        training = spec.training
+        model = models.build_model(
+            spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed
+        ).to(device)
+        maskable = models.maskable_weights(model, spec.shape)
+        engine = SparseEngine(maskable, spec.layer_counts, method(spec.method), spec.topology, spec.seed)
+        masked = {id(weight) for weight in engine.weights.values()}
+        plain = [p for p in model.parameters() if p.ndim > 1 and id(p) not in masked]
+        groups: list[dict[str, Any]] = [
+            {"params": plain},
+            {"params": list(engine.weights.values()), "aged": True},
+            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(
+            [group for group in groups if group["params"]],
+            lr=training.lr,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+            fused=device.type == "cuda",
+        )
+        model.train()
+        return cls(spec, model, engine, optimizer, torch.zeros(spec.steps, device=device), [])
+
+    def take_step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """One optimizer step on a batch of token ids, each of shape (sequences, sequence length)."""
+        self.step += 1
+        training = self.spec.training
+        rate = training.lr * lr_share(self.step, self.spec.steps, training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        dtype = autocast_dtype(inputs.device)
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
+            logits = self.model(inputs).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.engine.before_step(self.step)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip)
+        self.optimizer.step()
+        update = self.engine.after_step(self.step, self.optimizer)
+        if update is not None:
+            self.updates.append(update)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses[self.step - 1] = loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "engine": self.engine.state_dict(),
+            "losses": self.losses,
+            "updates": [asdict(update) for update in self.updates],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.engine.load_state_dict(state["engine"])
+        self.losses.copy_(state["losses"])
+        self.updates = [TopologyUpdate(**update) for update in state["updates"]]
+
+
+def train_cell(
+    spec: Spec,
+    train: Tokens,
+    validation: Tokens,
+    work: Path,
+    device: torch.device,
+    report: Callable[[Trainer], None],
+) -> dict[str, Any]:
+    """Train a cell, or resume it from its checkpoint, and evaluate it.
+
+    Args:
+        train: the train split, of which the cell sees the first U tokens.
+        validation: the held-out split.
+        work: where checkpoints go; held by this process alone (`checkpoint.exclusive`).
+        report: called at intervals with the trainer, at most about a hundred times.
+
+    Returns:
+        the metrics, as JSON: `row` holds the runs table's columns but for study and role.
+
+    Raises:
+        InputError: the tokens are not what the spec needs.
+    """
+    for tokens in (train, validation):
+        if tokens.vocab_size > spec.vocab_size:
+            raise InputError(
+                "vocab_size", spec.vocab_size, f"the tokens come from a vocabulary of {tokens.vocab_size}",
+                "Set tokenizer.vocab_size to at least that.",
+            )  # fmt: skip
+    ids = budget(train, spec.unique_tokens)
+    inputs, targets = (
+        torch.from_numpy(side.astype(np.int32)).to(device)
+        for side in windows(ids, spec.sequence_length, train.eod)
+    )
+    batches = Batches(len(inputs), spec.training.batch_tokens // spec.sequence_length, spec.seed)
+    trainer = Trainer.start(spec, device)
+    state = load_checkpoint(work, device)
+    if state is not None:
+        trainer.load_state_dict(state)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    interval = max(1, spec.steps // 100)
+    clock = saved = time.monotonic()
+    diverged = False
+    while trainer.step < spec.steps and not diverged:
+        rows = torch.from_numpy(batches.rows(trainer.step + 1)).to(device, non_blocking=True)
+        trainer.take_step(inputs[rows].long(), targets[rows].long())
+        if trainer.step % interval == 0 or trainer.step == spec.steps:
+            diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
+            now = time.monotonic()
+            trainer.seconds, clock = trainer.seconds + now - clock, now
+            report(trainer)
+            if now - saved > CHECKPOINT_SECONDS and not diverged:
+                save_checkpoint(trainer.state_dict(), work)
+                saved = now
+    trainer.engine.check()
+    evaluated = None if diverged else evaluate(trainer.model, validation, spec)
+    delete_checkpoint(work)
+    return metrics(trainer, evaluated, train, validation)
+
+
+def evaluate(model: torch.nn.Module, tokens: Tokens, spec: Spec) -> HeldOut:
+    """Held-out loss over every token of a split."""
+    device = next(model.parameters()).device
+    batch = max(1, EVALUATION_TOKENS // spec.sequence_length)
+    losses = token_losses(model, tokens.ids, spec.sequence_length, tokens.eod, batch, autocast_dtype(device))
+    return held_out(losses, tokens.document_ids())
+
+
+def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validation: Tokens) -> dict[str, Any]:
+    """What the runs table and a curious reader need, from what was really trained."""
+    spec, device = trainer.spec, trainer.losses.device
+    losses = trainer.losses[: trainer.step].double().cpu().numpy()
+    last = losses[-max(1, spec.steps // 10) :]
+    ok = evaluated is not None and math.isfinite(evaluated.loss)
+    active = spec.counts.active(trainer.engine.active)
+    row = {
+        "method": spec.method,
+        "size": spec.size,
+        "density": spec.density,
+        "unique_tokens": spec.unique_tokens,
+        "epochs": spec.epochs,
+        "tokens": trainer.step * spec.training.batch_tokens,
+        "seed": spec.seed,
+        "params_total": spec.counts.total,
+        "params_embedding": spec.counts.embedding,
+        "params_head": spec.counts.head,
+        "params_maskable": spec.counts.maskable,
+        "params_active": active,
+        "params_active_mean": float(active),
+        "flops_dense": spec.flops(sparse=False),
+        "flops_sparse": spec.flops(sparse=True),
+        "lr": spec.training.lr,
+        "weight_decay": spec.training.weight_decay,
+        "batch_tokens": spec.training.batch_tokens,
+        "steps": trainer.step,
+        "val_loss": evaluated.loss if ok and evaluated else None,
+        "val_loss_se": evaluated.standard_error if ok and evaluated else None,
+        "train_loss": float(last.mean()) if ok else None,  # mean over the last tenth of the steps
+        "status": "ok" if ok else "diverged",
+        "seconds": trainer.seconds,
+        "tokens_per_second": trainer.step * spec.training.batch_tokens / trainer.seconds,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "fingerprint": fingerprint(spec.content()),
+    }
+    return {
+        "row": row,
+        "spec": spec.content(),
+        "train_sha256": train.sha256,
+        "held_out_sha256": validation.sha256,
+        "held_out_tokens": evaluated.tokens if evaluated else None,
+        "mask_hash": trainer.engine.mask_hash(),
+        "curve": curve(losses),
+        "topology": [
+            {"step": u.step, "drop_fraction": u.drop_fraction, "replaced": sum(u.replaced.values())}
+            for u in trainer.updates
+        ],
+        "host": platform.node(),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "finished": time.time(),
+    }
+
+
+def curve(losses: "np.ndarray[Any, np.dtype[np.float64]]") -> list[dict[str, float | None]]:
+    """Training losses, shape (steps,), averaged over at most CURVE_POINTS stretches of steps."""
+    stretches = np.array_split(np.arange(len(losses)), min(CURVE_POINTS, len(losses)))
+    means = [float(losses[stretch].mean()) for stretch in stretches]
+    return [
+        {"step": int(stretch[-1]) + 1, "train_loss": mean if math.isfinite(mean) else None}
+        for stretch, mean in zip(stretches, means, strict=True)
+    ]
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bf16 where the hardware has fast bf16 matrix products, fp32 elsewhere."""
+    return torch.bfloat16 if device.type == "cuda" else None
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def commit() -> str:
+    """The commit of the checkout that this package runs from; "unknown" for an installed copy."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()

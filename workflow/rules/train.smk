@@ -1,0 +1,63 @@
+# Cells: one spec, one training, one row of runs.csv.
+
+
+localrules:
+    spec,
+    index,
+
+
+RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
+
+
+rule spec:
+    output:
+        f"{RESULTS}/specs/{{cell}}.json",
+    params:
+        spec=lambda wildcards: canonical_json(STUDY.cells[wildcards.cell].spec.content()),
+    log:
+        f"{RESULTS}/logs/spec/{{cell}}.log",
+    shell:
+        "printf '%s\\n' {params.spec:q} > {output} 2> {log}"
+
+
+# Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
+# checks against the hash in its name, says what is trained. Checkpoints lie in {RESULTS}/work/<hash>, which is no
+# output, because Snakemake deletes those before it starts a job again.
+rule train:
+    input:
+        spec=f"{RESULTS}/specs/{{cell}}.json",
+        tokens=rules.tokens.output[0],
+        budgets=ancient(rules.budgets.output[0]),
+    output:
+        f"{RESULTS}/cells/{{cell}}/metrics.json",
+    params:
+        folder=subpath(output[0], parent=True),
+    log:
+        f"{RESULTS}/logs/train/{{cell}}.log",
+    priority: lambda wildcards: RANK[wildcards.cell]
+    shell:
+        "sparsedc train {input.spec} --out {params.folder} --threads {threads} 2> >(tee {log} >&2)"
+
+
+rule index:
+    input:
+        f"{RESULTS}/study.json",
+    output:
+        f"{RESULTS}/cells.tsv",
+    log:
+        f"{RESULTS}/logs/index.log",
+    priority: len(RANK)
+    shell:
+        "sparsedc study index {input} {output} 2> {log}"
+
+
+rule runs:
+    input:
+        cells=f"{RESULTS}/cells.tsv",
+        metrics=expand(f"{RESULTS}/cells/{{cell}}/metrics.json", cell=STUDY.cells),
+    output:
+        report(f"{RESULTS}/runs.csv", caption="../report/runs.rst", category="Tables"),
+    log:
+        f"{RESULTS}/logs/runs.log",
+    shell:
+        "sparsedc runs collect {input.cells} {output} 2> {log}"
