@@ -103,10 +103,10 @@ def test_aged_group_is_the_scalar_reference_with_rebirths_at_random() -> None:
     assert ages == [scalar.age for scalar in scalars]
 
 
-def updates_after_rebirth(aged: bool, steps: int) -> list[float]:
+def updates_after_rebirth(aged: bool, steps: int, beta2: float = 0.999) -> list[float]:
     """Sizes, in learning rates, of the first updates of a weight reborn late in training; constant gradient."""
     p = torch.nn.Parameter(torch.zeros(1))
-    optimizer = AdamW([p], lr=1.0, aged=aged)
+    optimizer = AdamW([p], lr=1.0, betas=(0.9, beta2), aged=aged)
     p.grad = torch.ones(1)
     for _ in range(20_000):  # late: by now 1 − 0.999^t is 1
         optimizer.step()
@@ -129,6 +129,16 @@ def test_without_ages_rebirth_would_start_at_three_and_peak_at_six() -> None:
     assert sizes[0] == pytest.approx((1 - 0.9) / math.sqrt(1 - 0.999), rel=1e-3)  # 3.16
     assert max(sizes) == pytest.approx(6.57, rel=1e-2)
     assert sizes.index(max(sizes)) == 11  # the twelfth step
+    # A quicker second moment turns the jump into a slow start: still not one learning rate.
+    assert updates_after_rebirth(aged=False, steps=1, beta2=0.95) == pytest.approx([0.447], rel=1e-2)
+
+
+def test_aged_group_without_momentum_is_adamw() -> None:
+    ours, theirs = (torch.nn.Parameter(normal(13, 7, seed=99)) for _ in range(2))
+    settings = SETTINGS | {"betas": (0.0, 0.95)}
+    train(AdamW([ours], aged=True, **settings), ours, 20)
+    train(torch.optim.AdamW([theirs], **settings), theirs, 20)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("aged", [False, True])

@@ -2,8 +2,9 @@
 
 Adam divides its moments by 1 − β^t because they start at zero. A weight that a topology update grows starts
 at zero moments too, but at a late t, where that division does nothing: with a constant gradient its first
-update is (1 − β₁)/√(1 − β₂) = 3.16 learning rates, and soon 6.6. In groups marked `aged`, each weight counts
-t from its own birth, and its first update is one learning rate, like any weight's.
+update is (1 − β₁)/√(1 − β₂) learning rates, which is 3.16 at β₂ = 0.999 (and soon 6.6) and 0.45 at β₂ = 0.95.
+In groups marked `aged`, each weight counts t from its own birth, and its first update is one learning rate,
+like any weight's.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class AdamW(torch.optim.Optimizer):
         aged: bool = False,
         fused: bool = False,
     ) -> None:
-        if not all(0 < beta < 1 for beta in betas):
-            raise InputError("betas", betas, "not in (0, 1)", "Give two decay rates, such as (0.9, 0.95).")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise InputError("betas", betas, "not in [0, 1)", "Give two decay rates, such as (0.9, 0.95).")
         for field, value in {"lr": lr, "weight_decay": weight_decay}.items():
             if not 0 <= value < math.inf:
                 raise InputError(field, value, "negative or not finite", "Give a number of at least 0.")
@@ -140,19 +141,18 @@ class AdamW(torch.optim.Optimizer):
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
 
-        # √(v / (1 − β₂^age)) + eps. The correction is −expm1(age · log β): 1 − β^age would lose five digits
-        # in float32 at age 1.
-        correction = torch._foreach_mul(ages, math.log(beta2))
-        torch._foreach_expm1_(correction)
-        scale = torch._foreach_div(squares, correction)
+        scale = torch._foreach_div(squares, _decay_minus_one(ages, beta2))
         torch._foreach_neg_(scale)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
-        del correction
-        # −m / (1 − β₁^age)
-        correction = torch._foreach_mul(ages, math.log(beta1))
-        torch._foreach_expm1_(correction)
-        update = torch._foreach_div(means, correction)
+        descent = torch._foreach_div(means, _decay_minus_one(ages, beta1))
 
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_addcdiv_(params, update, scale, lr)
+        torch._foreach_addcdiv_(params, descent, scale, lr)  # the minus is in `descent`
+
+
+def _decay_minus_one(ages: list[Tensor], beta: float) -> list[Tensor]:
+    """β^age − 1, minus the bias correction; 1 − β^age itself would lose five digits in float32 at age 1."""
+    result = torch._foreach_mul(ages, math.log(beta) if beta > 0 else -math.inf)
+    torch._foreach_expm1_(result)
+    return list(result)

@@ -26,8 +26,8 @@ from sparsedc.corpus.tokens import Split
 from sparsedc.errors import InputError
 
 INDEX = "documents.json"
+# Of copies in several splits the one in the latest of these is kept: a held-out text must not be trained on.
 SPLITS: tuple[Split, ...] = get_args(Split)
-# Of copies in several splits the one in the latest of SPLITS is kept: a held-out text must not be trained on.
 UNDECIDED = len(SPLITS)
 ROW_GROUP_BYTES = 16 * 2**20  # of text; bounds the memory of writers and readers
 SCHEMA = pa.schema([("text", pa.large_string())])
@@ -36,7 +36,7 @@ SCHEMA = pa.schema([("text", pa.large_string())])
 def build_documents(corpus: Corpus, out: Path) -> None:
     """Read a corpus and write one parquet file a split, such as `train.parquet`, and `documents.json`.
 
-    The text passes through a temporary file beside `out`; memory holds about 50 bytes a document.
+    The text passes through a temporary file beside `out`; memory holds under 200 bytes a document.
 
     Args:
         corpus: the study's corpus section.
@@ -123,10 +123,10 @@ def read_texts(documents: Path, split: Split) -> Iterator[list[str]]:
 def _draw_splits(hashes: npt.NDArray[np.uint64], corpus: Corpus) -> npt.NDArray[np.uint8]:
     uniform = hashes[:, 0] / 2.0**64  # the other three words give the order, independent of this one
     held_out = corpus.test_fraction + corpus.validation_fraction
-    codes = [SPLITS.index("test"), SPLITS.index("validation")]
-    return np.select([uniform < corpus.test_fraction, uniform < held_out], codes, SPLITS.index("train")).astype(
-        np.uint8
-    )
+    codes = np.full(len(hashes), SPLITS.index("train"), dtype=np.uint8)
+    codes[uniform < held_out] = SPLITS.index("validation")
+    codes[uniform < corpus.test_fraction] = SPLITS.index("test")
+    return codes
 
 
 def _unique_in_order(hashes: npt.NDArray[np.uint64], splits: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.intp], int]:
@@ -162,13 +162,13 @@ def _write(file: Path, spool: IO[bytes], offsets: npt.NDArray[np.uint64], rows: 
 def _require_splits(corpus: Corpus, given: tuple[Split, ...] | None, counts: dict[Split, dict[str, int]]) -> None:
     drawn: tuple[Split, ...] = ("train", "validation", "test") if corpus.test_fraction else ("train", "validation")
     for split in given or drawn:
-        if split not in counts:
-            total = sum(count["documents"] for count in counts.values())
-            raise InputError(
-                f"corpus.{split}_fraction" if given is None and split != "train" else f"corpus.splits.{split}",
-                getattr(corpus, f"{split}_fraction", "") if given is None else "",
-                f"the {split} split has no documents (of {total} in all, copies and empty ones aside)",
-                "Give more documents, or change the fractions."
-                if given is None
-                else "Give it documents of its own: a text that is also held out is not kept in train.",
-            )
+        if split in counts:
+            continue
+        total = sum(count["documents"] for count in counts.values())
+        problem = f"the {split} split has no documents (of {total} different ones)"
+        if given is not None:
+            remedy = "Give it documents of its own: of a text in several splits, only the held-out copy is kept."
+            raise InputError("corpus.splits", ", ".join(given), problem, remedy)
+        fraction = "test_fraction" if split == "test" else "validation_fraction"
+        remedy = "Change the fractions, or give more documents."
+        raise InputError(f"corpus.{fraction}", getattr(corpus, fraction), problem, remedy)

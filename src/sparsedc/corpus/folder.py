@@ -5,6 +5,7 @@ All but .parquet, which compresses itself, may also end in .gz or .zst.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +44,9 @@ class Folder:
             self._files += [(split, file) for file in known]
             ignored += len(matches) - len(known)
         paths = [file for _, file in self._files]
-        if shared := sorted({str(file) for file in paths if paths.count(file) > 1}):
-            raise InputError("corpus.splits", shared[0], "two splits match this file", "Make the globs disjoint.")
+        file, matched = Counter(paths).most_common(1)[0]
+        if matched > 1:
+            raise InputError("corpus.splits", file, "two splits match this file", "Make the globs disjoint.")
         self.provenance: dict[str, object] = {
             "files": len(paths),
             "bytes": sum(file.stat().st_size for file in paths),
@@ -114,7 +116,7 @@ def _jsonl(file: Path, lines: io.TextIOWrapper, text_field: str) -> Iterator[str
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise _unreadable(file, f"line {number} is not JSON ({error})") from error
         if not isinstance(row, dict) or text_field not in row:
             raise _lacks_field(file, f"line {number} lacks the field {text_field!r}")

@@ -7,7 +7,6 @@ is one docstring of a module, class or function: in numpy, scipy and pandas thes
 import ast
 import importlib.metadata
 import importlib.util
-import inspect
 import platform
 import sys
 import warnings
@@ -34,7 +33,7 @@ class Installed:
         self.provenance: dict[str, object] = {"packages": {name: _version(name) for name in config.packages}}
 
     def documents(self) -> Iterator[tuple[Split | None, str]]:
-        """Docstrings in order of package, file and line. Files that this Python cannot parse are skipped."""
+        """Docstrings in a fixed order. Files that this Python cannot parse are skipped."""
         for file in self._files:
             try:
                 with warnings.catch_warnings():
@@ -44,7 +43,8 @@ class Installed:
                 continue
             for node in ast.walk(tree):
                 if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                    text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
+                    text = ast.get_docstring(node) or ""
+                    text = text.encode(errors="replace").decode()  # a docstring may escape half a surrogate pair
                     if len(text) >= MIN_CHARACTERS:
                         yield None, text
 

@@ -71,7 +71,7 @@ def open_tokens(directory: Path, split: str, verify: bool = True) -> Tokens:
     Args:
         directory: holds `manifest.json` and `<split>.bin`.
         split: train, validation or test.
-        verify: read the file once to compare its checksum (about half a second per gigabyte).
+        verify: read the file once to compare its checksum (about a second per gigabyte).
 
     Raises:
         InputError: the manifest, the split or its file is missing, or the file is not what the manifest says.

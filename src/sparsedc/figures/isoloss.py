@@ -4,14 +4,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from sparsedc.figures import style
+from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.counts import count_params
 
-#: how far beyond the measured range the contours go, as a factor on each side
-BEYOND = 1.6
+#: how far beyond the measured range the contours go, as a factor on each side; fewer epochs than measured are
+#: mostly less than one, where there is nothing to choose
+BEYOND, BELOW_EPOCHS = 1.6, 1.15
 _PARAMETERS = {
     "body": "Active parameters N (without embedding and head)",
     "active": "Active parameters N (with embedding and head)",
@@ -30,11 +36,9 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     densities = sorted(table["density"].unique(), reverse=True)[:2]
     table = table[(table["unique_tokens"] == U) & table["density"].isin(densities)]
 
-    N_range, epoch_range = _range(table["N"].to_numpy()), _range(table["epochs"].to_numpy())
+    N_range, epoch_range = _range(table["N"], BEYOND), _range(table["epochs"], BELOW_EPOCHS)
     N, epochs = np.meshgrid(np.geomspace(*N_range, 120), np.geomspace(*epoch_range, 120))
-    surfaces = [
-        fit.predict(N.ravel(), U, U * epochs.ravel(), density).reshape(N.shape) for density in densities
-    ]
+    surfaces = [fit.predict(N.ravel(), U, U * epochs.ravel(), density).reshape(N.shape) for density in densities]
     low = min(min(surface.min() for surface in surfaces), table["val_loss"].min())
     high = max(max(surface.max() for surface in surfaces), table["val_loss"].max())
     levels = MaxNLocator(14).tick_values(low, max(high, low + 0.01))
@@ -51,7 +55,6 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     for axes, density, surface in zip(panels.flat, densities, surfaces, strict=True):
         filled = axes.contourf(N, epochs, surface, levels=levels, cmap="cividis")
         lines = axes.contour(N, epochs, surface, levels=levels, colors="white", linewidths=0.6)
-        axes.clabel(lines, levels[::2], fontsize=7.5, fmt="%.3g")
         cells = table[table["density"] == density]
         means = cells.groupby(["N", "epochs"], as_index=False)["val_loss"].mean()
         axes.scatter(
@@ -75,22 +78,50 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(_ticks(*N_range)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.count_label(value)))
-        axes.set(xlim=N_range, ylim=epoch_range, title=f"density {style.density_label(density)}")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count_label(value)))
+        axes.set(xlim=N_range, ylim=epoch_range, title=f"density {density_label(density)}")
         axes.grid(False)
+        _label(axes, lines, means[["N", "epochs"]].to_numpy())
     figure.colorbar(filled, ax=list(panels.flat), label="Held-out loss (nats per token)", fraction=0.05)
     panels[0, 0].set_ylabel("Epochs over the unique tokens")
     figure.supxlabel(_PARAMETERS[fit.params], fontsize=9.5)
     figure.suptitle(
-        f"U = {style.count_label(U)} unique tokens.  Law: {fit.form} ({fit.status}).  "
-        "Circles: measured, in the colour of their loss",
+        f"U = {count_label(U)} unique tokens.  Law: {fit.form} ({fit.status}).  "
+        "Circles: measured, in the colour of their loss. Dashes: measured range",
         fontsize=9.5,
     )
     style.save(figure, out_stem)
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    return float(values.min()) / BEYOND, float(values.max()) * BEYOND
+def _range(values: pd.Series, below: float) -> tuple[float, float]:
+    return float(values.min()) / below, float(values.max()) * BEYOND
+
+
+def _label(axes: Axes, lines: QuadContourSet, taken: np.ndarray) -> None:
+    """Label every second contour where it is farthest from measured points, other labels and the frame.
+
+    Args:
+        taken: x, y of the measured points, (n, 2), in data coordinates.
+    """
+    to_panel = axes.transData + axes.transAxes.inverted()
+    obstacles = to_panel.transform(taken)
+    places: list[tuple[float, float]] = []
+    for path in lines.get_paths()[::2]:
+        vertices = np.asarray(path.vertices)
+        if not len(vertices):
+            continue
+        points = to_panel.transform(vertices)
+        to_frame = 2 * np.minimum(points, 1 - points).min(axis=1)
+        distance = np.minimum(to_frame, np.linalg.norm(points[:, None] - obstacles, axis=2).min(axis=1))
+        if distance.max() < 0.04:
+            continue
+        best = int(distance.argmax())
+        places.append((float(vertices[best, 0]), float(vertices[best, 1])))
+        obstacles = np.vstack([obstacles, points[best]])
+    if places:
+        labels = axes.clabel(lines, fontsize=7.5, fmt="%.3g", manual=places)
+        for label in labels:
+            label.set_path_effects([withStroke(linewidth=1.6, foreground="#333333")])
 
 
 def _ticks(low: float, high: float) -> list[float]:

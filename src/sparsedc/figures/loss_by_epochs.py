@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
+from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Fit, design_of
 
 MOST_ROWS, MOST_COLUMNS = 4, 4
@@ -24,10 +25,11 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     methods = sorted(table["method"].unique())
     markers = dict(zip(methods, style.METHOD_MARKERS * len(methods), strict=False)) if several else {}
 
-    total = {size: float(group["params_total"].iloc[0]) for size, group in table.groupby("size")}
-    sizes = sorted(total, key=lambda size: (total[size], size))
+    # Sizes and budgets of extrapolation cells alone would be nearly empty panels: prediction_vs_truth shows those.
+    grid_cells = table[table["role"] == "fit"] if (table["role"] == "fit").any() else table
+    sizes: list[str] = grid_cells.sort_values(["params_total", "size"])["size"].unique().tolist()
     chosen = [sizes[int(i)] for i in style.spread_over(list(range(len(sizes))), MOST_ROWS)]
-    budgets = sorted(table["unique_tokens"].unique())
+    budgets = sorted(grid_cells["unique_tokens"].unique())
     shown = style.spread_over(budgets, MOST_COLUMNS)
 
     figure, grid = plt.subplots(
@@ -39,12 +41,13 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         squeeze=False,
         layout="constrained",
     )
+    epochs = np.geomspace(table["epochs"].min(), table["epochs"].max(), 60)
     for row, size in enumerate(chosen):
         for column, budget in enumerate(shown):
             axes = grid[row, column]
             cells = table[(table["size"] == size) & (table["unique_tokens"] == budget)]
-            _panel(axes, cells, fit, colours, markers)
-            axes.set_title(f"{size}, U = {style.count_label(budget)} tokens")
+            _panel(axes, cells, fit, epochs, colours, markers)
+            axes.set_title(f"{size}, U = {count_label(budget)} tokens")
             if not len(cells):
                 axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#777777")
     for axes in grid.flat:  # last: shared axes take the limits of all panels
@@ -53,12 +56,11 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     figure.supylabel("Held-out loss (nats per token)", fontsize=10.5)
 
     handles = [
-        Line2D([], [], color=colour, marker="" if markers else "o", label=style.density_label(density))
+        Line2D([], [], color=colour, marker="" if markers else "o", label=density_label(density))
         for density, colour in colours.items()
     ]
     handles += [
-        Line2D([], [], color="#666666", marker=marker, linestyle="", label=method)
-        for method, marker in markers.items()
+        Line2D([], [], color="#666666", marker=marker, linestyle="", label=method) for method, marker in markers.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", title="Density")
     omitted = [
@@ -72,20 +74,22 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
 
 
 def _panel(
-    axes: Axes, cells: pd.DataFrame, fit: Fit, colours: dict[float, str], markers: dict[str, str]
+    axes: Axes,
+    cells: pd.DataFrame,
+    fit: Fit,
+    epochs: np.ndarray,
+    colours: dict[float, str],
+    markers: dict[str, str],
 ) -> None:
-    for (density, method), group in cells.groupby(["density", "method"]):
-        by_epochs = group.groupby("epochs")
-        mean = by_epochs["val_loss"].mean()
-        # Between seeds where there are several, else over held-out documents.
-        between = by_epochs["val_loss"].std()
-        within = by_epochs["val_loss_se"].mean()
-        error = between.where(by_epochs.size() > 1, within).fillna(0.0)
-        colour = colours[float(density)]
-        axes.errorbar(
-            mean.index, mean, yerr=error, color=colour, fmt=markers.get(method, "o"), elinewidth=0.9, capsize=2
-        )
-        at = design_of(group.iloc[:1], fit.params)
-        epochs = np.geomspace(mean.index.min(), mean.index.max(), 60)
-        predicted = fit.predict(at.N, at.U, at.U * epochs, at.s)
-        axes.plot(epochs, predicted, color=colour, linewidth=1.1, alpha=0.75)
+    for density, colour in colours.items():
+        for method, group in cells[cells["density"] == density].groupby("method"):
+            by_epochs = group.groupby("epochs")
+            mean = by_epochs["val_loss"].mean()
+            # Between seeds where there are several, else over held-out documents.
+            between = by_epochs["val_loss"].std()
+            within = by_epochs["val_loss_se"].mean()
+            error = between.where(by_epochs.size() > 1, within).fillna(0.0)
+            marker = markers.get(str(method), "o")
+            axes.errorbar(mean.index, mean, yerr=error, color=colour, fmt=marker, elinewidth=0.9, capsize=2)
+            at = design_of(group.iloc[:1], fit.params)
+            axes.plot(epochs, fit.predict(at.N, at.U, at.U * epochs, at.s), color=colour, linewidth=1.1, alpha=0.75)

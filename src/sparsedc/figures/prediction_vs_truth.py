@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
+from sparsedc.figures.words import density_label
 from sparsedc.law.validate import Error, predictions
 
 
@@ -18,7 +19,7 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     colours = style.density_colours(table)
     cells = predictions(fit, table)
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.0), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.0), layout="constrained")
     crowd = len(cells) > 150
     for role, marker in style.ROLE_MARKERS.items():
         for density, colour in colours.items():
@@ -39,11 +40,12 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     pad = 0.04 * (both.max() - both.min()) or 0.1
     limits = (both.min() - pad, both.max() + pad)
     left.plot(limits, limits, color="#777777", linewidth=0.9, zorder=1)
-    left.set(xlim=limits, ylim=limits, aspect="equal")
+    left.set(xlim=limits, ylim=limits)
     right.axhline(0.0, color="#777777", linewidth=0.9, zorder=1)
     widest = 1.15 * float(cells["error"].abs().max()) or 0.01
     right.set(ylim=(-widest, widest), xlim=limits)
     for axes in (left, right):
+        axes.set_box_aspect(1)
         axes.set_xlabel("Measured held-out loss (nats per token)")
     left.set_ylabel("Predicted loss (nats per token)")
     right.set_ylabel("Predicted − measured (nats per token)")
@@ -56,7 +58,7 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     figure.suptitle(f"Law: {fit.form} ({fit.status}).  " + ";  ".join(lines), fontsize=9.5)
 
     handles = [
-        Line2D([], [], color=colour, marker="o", linestyle="", label=style.density_label(density))
+        Line2D([], [], color=colour, marker="o", linestyle="", label=density_label(density))
         for density, colour in colours.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", title="Density")

@@ -1,10 +1,10 @@
-"""What all figures share: colours, markers, number formats, reading their inputs, saving.
+"""What all figures share: colours, markers, axes, reading their inputs, saving.
 
 Colours are the palette of Okabe and Ito, made to be told apart with any colour vision.
 """
 
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -26,7 +26,7 @@ PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 ROLE_MARKERS = {"fit": "o", "extrapolation": "D"}
 METHOD_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "sparsedc",  # element ids by content, not by chance
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -56,8 +56,8 @@ def read_finished(path: Path) -> pd.DataFrame:
     Raises:
         InputError: there are none.
     """
-    runs = read_runs(path)
-    runs = runs[(runs["status"] == "ok") & np.isfinite(runs["val_loss"])]
+    table = read_runs(path)
+    runs: pd.DataFrame = table[(table["status"] == "ok") & np.isfinite(table["val_loss"])]
     if not len(runs):
         raise InputError("runs table", path, "holds no finished cell", "Finish some cells before drawing figures.")
     return runs
@@ -75,24 +75,6 @@ def density_colours(runs: pd.DataFrame) -> dict[float, str]:
         return dict(zip(densities, PALETTE, strict=False))
     spread = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(densities)))
     return {density: matplotlib.colors.to_hex(rgba) for density, rgba in zip(densities, spread, strict=True)}
-
-
-def density_label(density: float) -> str:
-    """1 (dense), 1/4, 0.3."""
-    if density == 1:
-        return "1 (dense)"
-    fraction = Fraction(density).limit_denominator(64)
-    if fraction.numerator == 1 and abs(float(fraction) - density) < 1e-6:
-        return str(fraction)
-    return f"{density:.3g}"
-
-
-def count_label(count: float) -> str:
-    """950, 33k, 1.3B: three significant digits and a unit."""
-    for unit, symbol in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= unit * 0.9995:
-            return f"{count / unit:.3g}{symbol}"
-    return f"{count:.3g}"
 
 
 def epoch_axis(axes: Axes, axis: Axis, epochs: np.ndarray) -> None:
@@ -117,10 +99,12 @@ def spread_over(values: list[float], most: int) -> list[float]:
 def save(figure: Figure, out_stem: Path) -> None:
     """Write out_stem.svg and out_stem.png, each whole or not at all, and the same bytes for the same figure."""
     out_stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out now; each format would do so again
     for kind in ("svg", "png"):
         path = out_stem.with_name(f"{out_stem.name}.{kind}")
         partial = path.with_name(path.name + ".partial")
         metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(partial, format=kind, bbox_inches="tight", metadata=metadata)
+        figure.savefig(partial, format=kind, metadata=metadata)
         partial.replace(path)
     plt.close(figure)

@@ -167,7 +167,7 @@ class DataConstrained(Form):
 
         log_N_opt = log_U + (log_Af - log_B) / alpha  # G² U, G = (A f / B)^(1 / 2α)
         log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
-        R_N = np.expm1(log_excess)
+        R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates any R_N*, e⁷¹⁰ overflows
         R_D = np.expm1(np.log(design.D) - log_U)
         log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
         log_D_eff = log_U + np.log1p(saturating(R_D, R_D_star))

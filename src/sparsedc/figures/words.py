@@ -1,0 +1,21 @@
+"""How figures and tables write densities and large counts."""
+
+from fractions import Fraction
+
+
+def density_label(density: float) -> str:
+    """1 (dense), 1/4, 0.3."""
+    if density == 1:
+        return "1 (dense)"
+    fraction = Fraction(density).limit_denominator(64)
+    if fraction.numerator == 1 and abs(float(fraction) - density) < 1e-6:
+        return str(fraction)
+    return f"{density:.3g}"
+
+
+def count_label(count: float) -> str:
+    """950, 33k, 1.3B: three significant digits and a unit."""
+    for unit, symbol in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit * 0.9995:
+            return f"{count / unit:.3g}{symbol}"
+    return f"{count:.3g}"

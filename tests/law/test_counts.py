@@ -1,0 +1,25 @@
+import pandas as pd
+import pytest
+
+from sparsedc.errors import InputError
+from sparsedc.law.counts import CONVENTIONS, count_params
+
+
+@pytest.fixture
+def runs():
+    # A body of 1000, all maskable, with embedding and head of 200 each, at density 1/4.
+    columns = {"params_total": 1400, "params_active": 650, "params_embedding": 200, "params_head": 200}
+    return pd.DataFrame({"cell": ["a"], "density": [0.25]} | {key: [value] for key, value in columns.items()})
+
+
+@pytest.mark.parametrize(("convention", "expected"), [("paper", 300), ("active", 650), ("body", 250)])
+def test_conventions(runs, convention, expected):
+    assert count_params(runs, convention).tolist() == [expected]
+
+
+def test_bad_input(runs):
+    with pytest.raises(InputError, match=r"paper \| active \| body"):
+        count_params(runs, "total")
+    with pytest.raises(InputError, match="cell a"):
+        count_params(runs.assign(params_active=400), "body")
+    assert set(CONVENTIONS) == {"paper", "active", "body"}

@@ -1,0 +1,87 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparsedc.errors import InputError
+from sparsedc.law.fit import huber
+from sparsedc.law.forms import FORMS, Design, get_form, positive
+from sparsedc.law.published import PUBLISHED, WHEN_DATA_IS_SCARCE
+
+from .conftest import DATA
+from .plain import LAWS as PLAIN
+
+
+def test_published_law_reproduces_the_published_predictions():
+    runs = pd.read_csv(DATA / "sparse_dc_validation11.csv")
+    design = Design.of(runs["params_active"], runs["unique_tokens"], runs["tokens"], runs["density"])
+    predicted = FORMS["sparse"].loss(WHEN_DATA_IS_SCARCE, design)
+    np.testing.assert_array_equal(predicted.round(4), runs["published_pred"])
+    truth = runs["val_loss"]
+    r_squared = 1 - ((predicted - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+    assert round(r_squared, 4) == 0.9136
+
+
+def test_muennighoff_has_the_published_objective_on_the_published_runs():
+    runs = pd.read_csv(DATA / "datablations_c4_fit182.csv")
+    theta = {
+        "E": math.exp(0.6254804),
+        "A": math.exp(6.255414),
+        "B": math.exp(7.3049974),
+        "alpha": 0.3526596,
+        "R_D_star": 15.387756,
+        "R_N_star": 5.309743,
+    }
+    design = Design.of(runs["params"], runs["unique_tokens"], runs["tokens"], 1.0)
+    residuals = np.log(FORMS["muennighoff"].loss(theta, design)) - np.log(runs["val_loss"].to_numpy())
+    assert huber(residuals, 1e-3) == pytest.approx(0.0158259366, abs=2e-8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_equals_its_plain_formula(form, laws):
+    rng = np.random.default_rng(1)
+    N, U = 10 ** rng.uniform(5, 11, 200), 10 ** rng.uniform(6, 11, 200)
+    D = U * rng.choice([0.3, 1.0, 1.5, 4.0, 100.0], 200)
+    s = rng.choice([1.0, 0.9, 0.5, 0.25, 0.0625], 200)
+    loss = get_form(form).loss(laws[form], Design.of(N, U, D, s))
+    assert loss.dtype == np.float64
+    expected = [PLAIN[form](laws[form], *point) for point in zip(N, U, D, s, strict=True)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+def test_positive_is_the_identity_above_its_floor_and_smooth_and_positive_below():
+    x = np.linspace(0.05, 3, 50)
+    np.testing.assert_array_equal(positive(x, 0.05), x)
+    below = positive(np.array([-1e9, -1.0, 0.0, 0.049]), 0.05)
+    assert (below > 0).all()
+    assert (np.diff(below) > 0).all()
+    step = 1e-7
+    left, right = positive(np.array([0.05 - step, 0.05 + step]), 0.05)
+    assert (right - left) / (2 * step) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_sparse_stays_finite_where_its_formula_would_not_exist(laws):
+    wild = laws["sparse"] | {"c": -2.0, "c21": 20.0, "c22": 20.0}
+    design = Design.of(1e8, 1e9, 1e10, [0.5, 0.05])
+    assert np.isfinite(get_form("sparse").loss(wild, design)).all()
+
+
+def test_published_constants_are_complete():
+    for form, constants in PUBLISHED.items():
+        assert set(constants) == set(get_form(form).names)
+
+
+@pytest.mark.parametrize(
+    ("field", "point"),
+    [("N", (0, 1, 1, 1)), ("U", (1, -1, 1, 1)), ("D", (1, 1, np.nan, 1)), ("s", (1, 1, 1, 1.5)), ("s", (1, 1, 1, 0))],
+)
+def test_design_refuses_impossible_values(field, point):
+    with pytest.raises(InputError) as caught:
+        Design.of(*point)
+    assert caught.value.field == field
+
+
+def test_unknown_form():
+    with pytest.raises(InputError, match="chinchilla"):
+        get_form("kaplan")
