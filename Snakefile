@@ -11,7 +11,7 @@ import time
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from sparsedc.corpus.sources import source_files
+from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES
 from sparsedc.study import canonical_json, load_study

@@ -7,7 +7,7 @@ one message and exit status 2.
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -43,7 +43,15 @@ def main() -> None:
         sys.exit(2)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *details: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say our own warnings in one line, and leave out those that libraries mean for developers."""
     if issubclass(category, SparsedcWarning):
         print(f"warning: {message}", file=sys.stderr)
 
@@ -108,9 +116,7 @@ def tokenizer(config: StudyFile, documents: Annotated[Path, typer.Option()], out
 
 
 @corpus_app.command()
-def tokens(
-    documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path, typer.Option()], out: Out
-) -> None:
+def tokens(documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path, typer.Option()], out: Out) -> None:
     """Encode the documents into one flat token file a split."""
     from sparsedc.corpus.packing import build_tokens
 
@@ -158,7 +164,9 @@ def collect(
 
 @runs_app.command()
 def merge(
-    tables: Annotated[list[Path], typer.Argument(help="Runs tables; of a cell that stands in several, the first counts.")],
+    tables: Annotated[
+        list[Path], typer.Argument(help="Runs tables; of a cell that stands in several, the first counts.")
+    ],
     out: Out,
 ) -> None:
     """Merge runs tables by cell."""
@@ -189,9 +197,23 @@ def figure(
     out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
 ) -> None:
     """Draw one figure."""
-    from sparsedc.figures import draw
+    from sparsedc.figures import get_figure
 
-    draw(name, runs, law, out)
+    get_figure(name)(runs, law, out)
+
+
+@app.command()
+def summary(
+    runs: Annotated[Path, typer.Option(help="A runs table.")],
+    law: Annotated[Path, typer.Option(help="The folder that `law fit` wrote.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Sum a study up in one table, in plain words."""
+    from sparsedc.figures.summary import summary_table
+    from sparsedc.runs import read_runs
+    from sparsedc.study import write_text
+
+    write_text(summary_table(read_runs(runs), law), out)
 
 
 def _load(config: Path) -> "Study":

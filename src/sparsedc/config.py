@@ -7,13 +7,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 Role = Literal["fit", "extrapolation"]
+SplitName = Literal["train", "validation", "test"]
 
 SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
@@ -43,6 +44,13 @@ def as_list(value: object) -> object:
     return value if value is None or isinstance(value, list) else [value]
 
 
+def train_and_validation(splits: dict[SplitName, str]) -> dict[SplitName, str]:
+    if not {"train", "validation"} <= splits.keys():
+        raise ValueError("splits must name both train and validation")
+    return splits
+
+
+Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
 T = TypeVar("T")
 OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
@@ -70,13 +78,13 @@ class InstalledCorpus(Documents):
 
 
 class FolderCorpus(Documents):
-    """A folder of .txt, .md, .jsonl and .parquet files, plain or .gz or .zst."""
+    """A folder of .txt, .md and .jsonl files, plain or .gz or .zst, and of .parquet files."""
 
     source: Literal["folder"]
     path: Path
     text_field: str = "text"  # of .jsonl and .parquet rows
     # Where the folder is already split: split name -> file glob. Fractions then do not apply.
-    splits: dict[Literal["train", "validation", "test"], str] | None = None
+    splits: Splits | None = None
 
 
 class HubCorpus(Documents):
@@ -84,11 +92,18 @@ class HubCorpus(Documents):
 
     source: Literal["huggingface"]
     dataset: str
+    revision: str | None = None  # a commit or tag of the dataset; None takes the newest
     subset: str | None = None  # the dataset's configuration name, such as "en"
     text_field: str = "text"
     # split name -> the dataset's split. With "train" alone, the fractions cut the others from it.
-    splits: dict[Literal["train", "validation", "test"], str] = {"train": "train"}
+    splits: dict[SplitName, str] = {"train": "train"}
     max_documents: Count | None = None  # of each split; the stream ends there
+
+    @model_validator(mode="after")
+    def whole_splits(self) -> Self:
+        if self.splits.keys() != {"train"}:
+            train_and_validation(self.splits)
+        return self
 
 
 Corpus = Annotated[InstalledCorpus | FolderCorpus | HubCorpus, Field(discriminator="source")]
@@ -121,6 +136,7 @@ class Hyperparameters(Section):
 
     batch_tokens: Count = 8192  # tokens an optimizer step; a multiple of the sequence length
     lr: Annotated[float, Field(gt=0)] = 3e-3  # peak learning rate
+    maskable_lr: Annotated[float, Field(gt=0)] | None = None  # that of the maskable matrices; None: lr
     lr_schedule: Literal["cosine", "wsd"] = "cosine"
     lr_final: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the peak at the last step
     warmup_fraction: Fraction = 0.05
@@ -184,7 +200,7 @@ class Listed(Section):
 class Law(Section):
     """What is fitted to the runs table."""
 
-    forms: list[str] = Field(default=["chinchilla", "muennighoff", "sparse"], min_length=1)
+    forms: list[str] = Field(default=["chinchilla", "muennighoff", "power", "sparse"], min_length=1)
     params: Literal["body", "active", "paper"] = "body"  # which count is the law's N; see docs/law.md
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
 

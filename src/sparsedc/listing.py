@@ -42,7 +42,7 @@ def render(table: pd.DataFrame) -> str:
     columns = ["cell", "role", "params_total", "params_active", "tokens", "flops_dense", "flops_sparse", "hours"]
     number = "{:.3g}".format
     body = table[columns].to_string(
-        index=False, formatters={name: number for name in ("flops_dense", "flops_sparse", "hours")}
+        index=False, formatters=dict.fromkeys(("flops_dense", "flops_sparse", "hours"), number)
     )
     total = (
         f"{len(table)} cells, {table['tokens'].sum():,} tokens, {table['flops_dense'].sum():.3g} dense FLOPs, "

@@ -122,9 +122,7 @@ def find_shape(size: str, ladder: dict[str, Shape]) -> Shape:
     return ladder[size]
 
 
-def build_model(
-    shape: Shape, vocab_size: int, sequence_length: int, init_std: float, seed: int
-) -> "LlamaForCausalLM":
+def build_model(shape: Shape, vocab_size: int, sequence_length: int, init_std: float, seed: int) -> "LlamaForCausalLM":
     """A freshly initialised fp32 model on the CPU; the same seed gives the same weights on every machine."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

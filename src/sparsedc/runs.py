@@ -76,9 +76,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     try:
         return table[list(COLUMNS)].astype(COLUMNS)
     except (ValueError, TypeError) as error:
-        raise InputError(
-            "runs table", path, f"holds a value of the wrong type ({error})", "Correct it."
-        ) from error
+        raise InputError("runs table", path, f"holds a value of the wrong type ({error})", "Correct it.") from error
 
 
 def write_runs(table: pd.DataFrame, path: Path) -> None:

@@ -119,6 +119,8 @@ class Spec(Section):
         """What is hashed and written: hyperparameters without effect on this cell are left out, so that changing
         them makes no other cell of it."""
         unused = set() if self.training.lr_schedule == "wsd" else {"decay_fraction"}
+        if self.training.maskable_lr == self.training.lr:
+            unused |= {"maskable_lr"}
         if self.method == "dense":
             unused |= {"distribution"}
         if not METHODS[self.method].dynamic:
@@ -238,7 +240,9 @@ class Study:
                 used.add(index)
                 settings |= override.set
         training = self.config.training
-        settings.setdefault("lr", training.lr * listed.density**-self.config.lr_density_exponent)
+        settings = {**training.model_dump(), **settings}
+        if settings["maskable_lr"] is None:
+            settings["maskable_lr"] = settings["lr"] * listed.density**-self.config.lr_density_exponent
         shape = model.find_shape(listed.size, {**model.LADDER, **self.config.ladder})
         spec = Spec(
             data=self.data,
@@ -252,7 +256,7 @@ class Study:
             unique_tokens=listed.unique_tokens,
             epochs=listed.epochs,
             seed=listed.seed,
-            training=validated(Hyperparameters, {**training.model_dump(), **settings}, where="training"),
+            training=validated(Hyperparameters, settings, where="training"),
         )
         spec.check()
         return Cell(role=listed.role, spec=spec)
@@ -358,7 +362,9 @@ def read_spec(path: Path) -> Spec:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError("spec", path, error.strerror or "cannot be read", "`sparsedc study specs` writes it.") from error
+        raise InputError(
+            "spec", path, error.strerror or "cannot be read", "`sparsedc study specs` writes it."
+        ) from error
     except ValueError as error:
         raise InputError("spec", path, f"is not JSON ({error})", "`sparsedc study specs` writes it anew.") from error
     spec = validated(Spec, content, where="spec")

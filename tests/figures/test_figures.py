@@ -49,7 +49,7 @@ def assert_drawn(svg, png):
     assert len(list(root.iter())) > 100
     pixels = matplotlib.image.imread(png)
     assert min(pixels.shape[:2]) > 300
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
+    assert len(np.unique(pixels[:, :, 0])) > 10
     assert not list(svg.parent.glob("*.partial"))
 
 

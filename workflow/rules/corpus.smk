@@ -22,11 +22,12 @@ rule study:
 rule documents:
     input:
         study=ancient(f"{RESULTS}/study.json"),
-        text=source_files(STUDY.config.corpus),
+        text=watched_files(STUDY.config.corpus),
     output:
         f"{CORPUS}/documents/documents.json",
     params:
         corpus=canonical_json(STUDY.config.corpus.model_dump(mode="json")),
+        versions=watched_versions(STUDY.config.corpus),
         folder=subpath(output[0], parent=True),
     log:
         f"{CORPUS}/documents.log",

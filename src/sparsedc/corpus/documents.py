@@ -46,13 +46,6 @@ def build_documents(corpus: Corpus, out: Path) -> None:
         InputError: a source that cannot be read, no text in it, or a split without documents.
     """
     source = open_source(corpus)
-    if source.splits is not None and not {"train", "validation"} <= set(source.splits):
-        raise InputError(
-            "corpus.splits",
-            ", ".join(source.splits),
-            "a corpus that is already split needs both train and validation",
-            "Name both, or leave validation to corpus.validation_fraction.",
-        )
     with staged(out, INDEX) as stage, tempfile.TemporaryFile(dir=stage) as spool:
         offsets = array("Q", [0])
         keys = bytearray()

@@ -43,7 +43,7 @@ class Folder:
                 )
             self._files += [(split, file) for file in known]
             ignored += len(matches) - len(known)
-        paths = [file for _, file in self._files]
+        paths = self.files
         file, matched = Counter(paths).most_common(1)[0]
         if matched > 1:
             raise InputError("corpus.splits", file, "two splits match this file", "Make the globs disjoint.")
@@ -52,6 +52,11 @@ class Folder:
             "bytes": sum(file.stat().st_size for file in paths),
             "ignored_files": ignored,
         }
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read, in order."""
+        return [file for _, file in self._files]
 
     def documents(self) -> Iterator[tuple[Split | None, str]]:
         """Documents in order of file path and row; a null row is an empty document.

@@ -20,7 +20,7 @@ class Hub:
         self._streams: dict[Split, Any] = {}
         # load_dataset(streaming=True) in its two steps, because the builder knows the commit that was read.
         try:
-            builder = datasets.load_dataset_builder(config.dataset, config.subset)
+            builder = datasets.load_dataset_builder(config.dataset, config.subset, revision=config.revision)
         except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
             raise InputError(
                 "corpus.dataset",

@@ -30,7 +30,7 @@ class Installed:
 
     def __init__(self, config: InstalledCorpus) -> None:
         self._files = [file for name in config.packages for file in _python_files(name)]
-        self.provenance: dict[str, object] = {"packages": {name: _version(name) for name in config.packages}}
+        self.provenance: dict[str, object] = {"packages": versions(config)}
 
     def documents(self) -> Iterator[tuple[Split | None, str]]:
         """Docstrings in a fixed order. Files that this Python cannot parse are skipped."""
@@ -47,6 +47,11 @@ class Installed:
                     text = text.encode(errors="replace").decode()  # a docstring may escape half a surrogate pair
                     if len(text) >= MIN_CHARACTERS:
                         yield None, text
+
+
+def versions(config: InstalledCorpus) -> dict[str, str]:
+    """Package name -> what is installed of it; other versions hold other text."""
+    return {name: _version(name) for name in config.packages}
 
 
 def _python_files(package: str) -> list[Path]:
@@ -70,6 +75,9 @@ def _python_files(package: str) -> list[Path]:
 def _version(package: str) -> str:
     if package in sys.stdlib_module_names:
         return f"python {platform.python_version()}"
-    # A distribution may be named otherwise than its package (scikit-learn holds sklearn).
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        pass  # a distribution may be named otherwise than its package: scikit-learn holds sklearn
     names = importlib.metadata.packages_distributions().get(package, [])
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))) or "unknown"

@@ -1,12 +1,13 @@
 """One interface to three places that text comes from: installed packages, a folder, the Hugging Face hub."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol, assert_never
 
 from sparsedc.config import Corpus, FolderCorpus, HubCorpus, InstalledCorpus
 from sparsedc.corpus.folder import Folder
 from sparsedc.corpus.hub import Hub
-from sparsedc.corpus.installed import Installed
+from sparsedc.corpus.installed import Installed, versions
 from sparsedc.corpus.tokens import Split
 
 
@@ -44,3 +45,13 @@ def open_source(corpus: Corpus) -> Source:
             return Hub(corpus)
         case _:
             assert_never(corpus)
+
+
+def watched_files(corpus: Corpus) -> list[Path]:
+    """Files whose change makes documents stale: those of a folder; other sources have none of their own."""
+    return Folder(corpus).files if isinstance(corpus, FolderCorpus) else []
+
+
+def watched_versions(corpus: Corpus) -> dict[str, str]:
+    """Versions whose change makes documents stale: those of installed packages."""
+    return versions(corpus) if isinstance(corpus, InstalledCorpus) else {}

@@ -86,8 +86,9 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     panels[0, 0].set_ylabel("Epochs over the unique tokens")
     figure.supxlabel(_PARAMETERS[fit.params], fontsize=9.5)
     figure.suptitle(
-        f"U = {count_label(U)} unique tokens.  Law: {fit.form} ({fit.status}).  "
-        "Circles: measured, in the colour of their loss. Dashes: measured range",
+        f"U = {count_label(U)} unique tokens. Law: {fit.form} ({fit.status})."
+        + ("\n" if len(densities) == 1 else " ")
+        + "Circles: measured, in the colour of their loss. Dashes: measured range",
         fontsize=9.5,
     )
     style.save(figure, out_stem)

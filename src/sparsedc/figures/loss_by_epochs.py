@@ -35,7 +35,7 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     figure, grid = plt.subplots(
         len(chosen),
         len(shown),
-        figsize=(max(1.2 + 2.3 * len(shown), 4.6), 1.3 + 1.95 * len(chosen)),
+        figsize=(max(1.2 + 2.3 * len(shown), 5.8), 1.3 + 1.95 * len(chosen)),
         sharex=True,
         sharey="row",
         squeeze=False,
@@ -68,8 +68,10 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         for part, whole, what in ((chosen, sizes, "sizes"), (shown, budgets, "budgets"))
         if len(part) < len(whole)
     ]
-    note = f" ({' and '.join(omitted)} shown)" if omitted else ""
-    figure.suptitle(f"Points: measured. Lines: the law ({fit.form}, {fit.status}){note}", fontsize=9.5)
+    title = f"Points: measured. Lines: the law ({fit.form}, {fit.status})"
+    if omitted:
+        title += ("\n" if len(shown) < 3 else ". ") + f"Shown: {' and '.join(omitted)}"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
     style.save(figure, out_stem)
 
 

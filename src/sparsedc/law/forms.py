@@ -180,7 +180,7 @@ class Muennighoff(DataConstrained):
     name = "muennighoff"
     source = "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)"
     formula = "L = E + A / N_eff^α + B / D_eff^α,  N_eff = U_N (1 + R_N* (1 − e^(−R_N / R_N*))),  D_eff likewise of U"
-    parameters = (
+    parameters: ClassVar[tuple[Parameter, ...]] = (
         E_,
         A_,
         B_TIED,
@@ -192,6 +192,22 @@ class Muennighoff(DataConstrained):
 
     def stars(self, theta: Mapping[str, Any], s: Floats) -> tuple[Values, Values]:
         return theta["R_N_star"], theta["R_D_star"]
+
+
+class Power(Muennighoff):
+    """The smallest law that knows density: a power of it scales the model-size term, and R* stay as they are."""
+
+    name = "power"
+    source = "the power-law density factor among those compared here, on Muennighoff et al. 2023"
+    formula = "Muennighoff's, with A f(s) for A,  f(s) = s^ε"
+    parameters = (
+        *Muennighoff.parameters,
+        Parameter("epsilon", "power of s in the density factor", -3.0, 3.0, (-0.5, 0.5), log=False),
+    )
+    needs: ClassVar = {"N": 2, "D": 3, "s": 2}
+
+    def factor(self, theta: Mapping[str, Any], s: Floats) -> Values:
+        return np.asarray(np.exp(theta["epsilon"] * np.log(s)))
 
 
 class Sparse(DataConstrained):
@@ -241,7 +257,7 @@ class Sparse(DataConstrained):
         )
 
 
-FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Muennighoff(), Sparse())}
+FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Muennighoff(), Power(), Sparse())}
 
 
 def get_form(name: str) -> Form:

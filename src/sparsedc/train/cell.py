@@ -17,9 +17,7 @@ from sparsedc.train.loop import Trainer, train_cell
 REPORT_SECONDS = 30.0  # between lines about a cell in training
 
 
-def run_cell(
-    path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int
-) -> None:
+def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int) -> None:
     """Train a cell and write `metrics.json` into `out`, whole or not at all.
 
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for

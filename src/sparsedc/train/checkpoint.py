@@ -58,4 +58,3 @@ def load_checkpoint(work: Path, device: torch.device) -> dict[str, Any] | None:
 def delete_checkpoint(work: Path) -> None:
     """Remove what a finished cell no longer needs; the lock file stays, since another process may wait on it."""
     (work / "checkpoint.pt").unlink(missing_ok=True)
-

@@ -59,20 +59,14 @@ class Trainer:
     @classmethod
     def start(cls, spec: Spec, device: torch.device) -> "Trainer":
         training = spec.training
-        model = models.build_model(
-            spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed
-        ).to(device)
+        model = models.build_model(spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed).to(
+            device
+        )
         maskable = models.maskable_weights(model, spec.shape)
         engine = SparseEngine(maskable, spec.layer_counts, method(spec.method), spec.topology, spec.seed)
-        masked = {id(weight) for weight in engine.weights.values()}
-        plain = [p for p in model.parameters() if p.ndim > 1 and id(p) not in masked]
-        groups: list[dict[str, Any]] = [
-            {"params": plain},
-            {"params": list(engine.weights.values()), "aged": True},
-            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(model, maskable, aged=bool(engine.masks))
         optimizer = AdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=training.lr,
             betas=(training.beta1, training.beta2),
             weight_decay=training.weight_decay,
@@ -85,9 +79,9 @@ class Trainer:
         """One optimizer step on a batch of token ids, each of shape (sequences, sequence length)."""
         self.step += 1
         training = self.spec.training
-        rate = training.lr * lr_share(self.step, self.spec.steps, training)
+        share = lr_share(self.step, self.spec.steps, training)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = share * ((training.maskable_lr or training.lr) if group["maskable"] else training.lr)
         dtype = autocast_dtype(inputs.device)
         with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
             logits = self.model(inputs).logits
@@ -122,6 +116,20 @@ class Trainer:
         self.updates = [TopologyUpdate(**update) for update in state["updates"]]
 
 
+def parameter_groups(
+    model: torch.nn.Module, maskable: dict[str, torch.nn.Parameter], aged: bool
+) -> list[dict[str, Any]]:
+    """The maskable matrices, with a learning rate of their own and, where they are masked, ages; embedding and
+    head; norms, which do not decay."""
+    projections = {id(weight) for weight in maskable.values()}
+    others = [p for p in model.parameters() if id(p) not in projections]
+    return [
+        {"params": list(maskable.values()), "maskable": True, "aged": aged},
+        {"params": [p for p in others if p.ndim > 1], "maskable": False},
+        {"params": [p for p in others if p.ndim == 1], "maskable": False, "weight_decay": 0.0},
+    ]
+
+
 def train_cell(
     spec: Spec,
     train: Tokens,
@@ -152,8 +160,7 @@ def train_cell(
             )  # fmt: skip
     ids = budget(train, spec.unique_tokens)
     inputs, targets = (
-        torch.from_numpy(side.astype(np.int32)).to(device)
-        for side in windows(ids, spec.sequence_length, train.eod)
+        torch.from_numpy(side.astype(np.int32)).to(device) for side in windows(ids, spec.sequence_length, train.eod)
     )
     batches = Batches(len(inputs), spec.training.batch_tokens // spec.sequence_length, spec.seed)
     trainer = Trainer.start(spec, device)

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 RUN_VARIABLE = "SPARSEDC_RUN"
+FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 STREAMS = (0, 1, 2)
 
 
@@ -36,7 +37,7 @@ def run_warm(arguments: list[str]) -> int | None:
         does the work itself.
     """
     run = os.environ.get(RUN_VARIABLE)
-    if run is None:
+    if run is None or FORKED_VARIABLE in os.environ:
         return None
     try:
         connection = _connect(run)
@@ -167,7 +168,7 @@ def _become(job: dict[str, object], streams: list[int]) -> None:
         os.chdir(str(job["directory"]))
         os.environ.clear()
         os.environ.update(job["environment"])  # type: ignore[call-overload]
-        os.environ.pop(RUN_VARIABLE, None)
+        os.environ[FORKED_VARIABLE] = "1"
         sys.argv = ["sparsedc", *job["arguments"]]  # type: ignore[misc]
         main()
         code = 0
