@@ -145,7 +145,7 @@ class Hyperparameters(Section):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     grad_clip: Annotated[float, Field(gt=0)] = 1.0  # global norm over active weights
-    init_std: Annotated[float, Field(gt=0)] = 0.02
+    init_std: Annotated[float, Field(gt=0, le=1)] = 0.02
     distribution: Literal["uniform", "erk"] = "uniform"  # of density over layers
     drop_fraction: Fraction = 0.3  # of active weights, at the first topology update
     final_drop_fraction: Fraction = 0.005

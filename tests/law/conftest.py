@@ -12,6 +12,7 @@ DATA = Path(__file__).parent / "data"
 LAWS = {
     "chinchilla": {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.38},
     "muennighoff": {"E": 1.9, "A": 500.0, "B": 1500.0, "alpha": 0.35, "R_N_star": 5.0, "R_D_star": 15.0},
+    "power": {"E": 1.9, "A": 500.0, "B": 1500.0, "alpha": 0.35, "R_N_star": 5.0, "R_D_star": 15.0, "epsilon": 0.2},
     "sparse": WHEN_DATA_IS_SCARCE,
 }
 GRID = {

@@ -23,6 +23,10 @@ def muennighoff(p, N, U, D, s):
     return _data_constrained(p, N, U, D, 1.0, p["R_N_star"], p["R_D_star"])
 
 
+def power(p, N, U, D, s):
+    return _data_constrained(p, N, U, D, s ** p["epsilon"], p["R_N_star"], p["R_D_star"])
+
+
 def sparse(p, N, U, D, s):
     factor = s ** p["epsilon"] + p["c"] * (1 - s) ** p["mu"]
     R_N_star = p["gamma1"] * (1 + p["c11"] * (1 - s) - p["c21"] * (1 - s) ** 2)
@@ -30,4 +34,4 @@ def sparse(p, N, U, D, s):
     return _data_constrained(p, N, U, D, factor, R_N_star, R_D_star)
 
 
-LAWS = {"chinchilla": chinchilla, "muennighoff": muennighoff, "sparse": sparse}
+LAWS = {"chinchilla": chinchilla, "muennighoff": muennighoff, "power": power, "sparse": sparse}
