@@ -34,6 +34,9 @@ except InputError as error:
 RESULTS = f"results/{STUDY.name}"
 CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
 
+# Ends every command: what it says goes to its log and to the terminal, so that an error is seen where it happens.
+LOGGED = " 2> >(tee {log} >&2)"
+
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 
@@ -47,7 +50,6 @@ container: "docker://python:3.11-slim"
 
 wildcard_constraints:
     cell=r"[A-Za-z0-9._-]+",
-    figure="|".join(FIGURES),
 
 
 include: "workflow/rules/corpus.smk"
@@ -57,9 +59,9 @@ include: "workflow/rules/figures.smk"
 
 
 rule all:
+    default_target: True
     input:
         f"{RESULTS}/runs.csv",
         f"{RESULTS}/law/law.json",
         f"{RESULTS}/summary.html",
         expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=FIGURES, suffix=["svg", "png"]),
-    default_target: True

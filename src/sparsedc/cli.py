@@ -75,7 +75,7 @@ def show(
 
     study = _load(config)
     table = listing(study, tflops or study.config.sustained_tflops)
-    print(table.to_json(orient="records") if as_json else render(table))
+    print(table.to_json(orient="records", double_precision=15) if as_json else render(table))
 
 
 @study_app.command()

@@ -8,6 +8,9 @@ import pandas as pd
 from sparsedc.errors import InputError
 from sparsedc.runs import COLUMNS, read_runs, write_runs
 
+#: Columns that the trainer knows; the others come from the study.
+TRAINED = [column for column in COLUMNS if column not in ("cell", "study", "role")]
+
 
 def collect_runs(cells: Path, out: Path) -> None:
     """Collect the metrics of every cell of a study.
@@ -19,15 +22,19 @@ def collect_runs(cells: Path, out: Path) -> None:
     Raises:
         InputError: a cell's metrics are missing, unreadable, or those of another spec than the study's.
     """
-    index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
+    try:
+        index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
+    except OSError as error:
+        raise InputError("cells table", cells, "cannot be read", "`sparsedc study index` writes it.") from error
     rows = []
     for cell in index.itertuples():
         path = cells.parent / "cells" / str(cell.cell) / "metrics.json"
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))["row"]
+            found = json.loads(path.read_text(encoding="utf-8"))["row"]
+            row = {column: found[column] for column in TRAINED}
         except OSError as error:
             raise InputError("cell", cell.cell, "has no metrics", "Run snakemake to train it.") from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError("metrics", path, f"cannot be read ({error!r})", "Delete it and run snakemake.") from error
         if row["fingerprint"] != cell.fingerprint:
             raise InputError(

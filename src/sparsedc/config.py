@@ -3,7 +3,8 @@
 Unknown keys are errors. `sparsedc.study` turns a validated config into cells. This module imports no torch.
 """
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -31,10 +32,10 @@ def parse_count(value: object) -> object:
         digits, factor = (value[:-1], SUFFIXES[value[-1]]) if value[-1:] in SUFFIXES else (value, 1)
         try:
             value = Decimal(digits.strip().replace(",", "").replace("_", "")) * factor
-        except InvalidOperation:
+        except DecimalException:
             raise ValueError(f"{value!r} is not a number such as 65536, 300M or 1.3B") from None
     if isinstance(value, (float, Decimal)):
-        if value != value // 1:
+        if not isfinite(value) or value != int(value):
             raise ValueError(f"{value} is not a whole number")
         return int(value)
     return value
@@ -51,15 +52,15 @@ def train_and_validation(splits: dict[SplitName, str]) -> dict[SplitName, str]:
 
 
 Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
-Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0, le=10**18)]  # a column of the runs table holds it
 T = TypeVar("T")
 OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys forbidden, values fixed once read."""
+    """Base of all sections: unknown keys forbidden, numbers finite, values fixed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Documents(Section):
@@ -136,7 +137,7 @@ class Hyperparameters(Section):
 
     batch_tokens: Count = 8192  # tokens an optimizer step; a multiple of the sequence length
     lr: Annotated[float, Field(gt=0)] = 3e-3  # peak learning rate
-    maskable_lr: Annotated[float, Field(gt=0)] | None = None  # that of the maskable matrices; None: lr
+    maskable_lr: Annotated[float, Field(gt=0)] | None = None  # that of the maskable matrices, if not the same
     lr_schedule: Literal["cosine", "wsd"] = "cosine"
     lr_final: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the peak at the last step
     warmup_fraction: Fraction = 0.05
@@ -147,7 +148,7 @@ class Hyperparameters(Section):
     grad_clip: Annotated[float, Field(gt=0)] = 1.0  # global norm over active weights
     init_std: Annotated[float, Field(gt=0, le=1)] = 0.02
     distribution: Literal["uniform", "erk"] = "uniform"  # of density over layers
-    drop_fraction: Fraction = 0.3  # of active weights, at the first topology update
+    drop_fraction: Fraction = 0.1  # of active weights, at the first topology update
     final_drop_fraction: Fraction = 0.005
     topology_updates: Annotated[int, Field(ge=1, strict=True)] = 40
     topology_stop: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of training after which masks rest
@@ -215,7 +216,7 @@ class StudyConfig(Section):
     evaluation_split: Literal["validation", "test"] = "validation"  # test: for published numbers, once
     ladder: dict[str, Shape] = {}  # sizes beside the built-in ones
     training: Hyperparameters = Hyperparameters()
-    lr_density_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0  # lr × density^-p in cells without their own lr
+    lr_density_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0  # maskable_lr × density^-p, but in cells' own `set`
     grid: list[Factors] = []
     cells: list[Listed] = []
     exclude: list[Selector] = []

@@ -34,7 +34,8 @@ COLUMNS: dict[str, str] = {
     "flops_dense": "float64",  # what dense hardware spends: zeros are multiplied too
     "flops_sparse": "float64",  # what ideal sparse hardware would spend
     # hyperparameters that were tuned
-    "lr": "float64",
+    "lr": "float64",  # peak learning rate of embedding, head and norms
+    "maskable_lr": "float64",  # peak learning rate of the maskable matrices
     "weight_decay": "float64",
     "batch_tokens": "int64",
     "steps": "int64",
@@ -52,6 +53,8 @@ COLUMNS: dict[str, str] = {
     "fingerprint": "string",  # sha256 of the cell's spec
 }
 
+WHOLE = {column: "Int64" for column, dtype in COLUMNS.items() if dtype == "int64"}  # refuses fractions; int64 cuts them
+
 
 def read_runs(path: Path) -> pd.DataFrame:
     """Read a runs table written by `write_runs`.
@@ -60,7 +63,8 @@ def read_runs(path: Path) -> pd.DataFrame:
         InputError: the file is missing, not a table, or lacks a column, or a cell stands in it twice.
     """
     try:
-        table = pd.read_csv(path)
+        # Text stays text, a commit such as 12345e678901 too; and fractions are read from text to the last bit.
+        table = pd.read_csv(path, dtype={column: "string" for column in COLUMNS if column not in WHOLE})
     except FileNotFoundError as error:
         raise InputError("runs table", path, "no such file", "Build it with `snakemake`.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -74,13 +78,14 @@ def read_runs(path: Path) -> pd.DataFrame:
     if len(doubled):
         raise InputError("cell", doubled.iloc[0], f"stands more than once in {path}", "Keep one row a cell.")
     try:
-        return table[list(COLUMNS)].astype(COLUMNS)
+        return table[list(COLUMNS)].astype(WHOLE).astype(COLUMNS)
     except (ValueError, TypeError) as error:
         raise InputError("runs table", path, f"holds a value of the wrong type ({error})", "Correct it.") from error
 
 
 def write_runs(table: pd.DataFrame, path: Path) -> None:
     """Write a runs table with its columns in canonical order, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     table[list(COLUMNS)].to_csv(partial, index=False)
     partial.replace(path)

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,11 @@ class Spec(Section):
         """Tokens trained on; D."""
         return self.steps * self.training.batch_tokens
 
+    @property
+    def maskable_lr(self) -> float:
+        """Peak learning rate of the maskable matrices."""
+        return self.training.maskable_lr or self.training.lr
+
     @cached_property
     def counts(self) -> model.ParameterCounts:
         return model.count_parameters(self.shape, self.vocab_size)
@@ -119,7 +125,7 @@ class Spec(Section):
         """What is hashed and written: hyperparameters without effect on this cell are left out, so that changing
         them makes no other cell of it."""
         unused = set() if self.training.lr_schedule == "wsd" else {"decay_fraction"}
-        if self.training.maskable_lr == self.training.lr:
+        if self.training.maskable_lr in (None, self.training.lr):
             unused |= {"maskable_lr"}
         if self.method == "dense":
             unused |= {"distribution"}
@@ -136,7 +142,7 @@ class Spec(Section):
         chosen = method(self.method)
         if (self.density == 1) != (chosen.name == "dense"):
             raise InputError(
-                "density", self.density, f"does not go with the method {self.method}", "Density 1 means dense."
+                "density", self.density, f"does not go with the method {self.method}", "Density 1 is dense, and only 1."
             )
         batch = self.training.batch_tokens
         if batch % self.sequence_length:
@@ -182,7 +188,7 @@ def short(count: int) -> str:
     """A count with a suffix where it is round: 262144 -> "262144", 64000 -> "64k", 1300000000 -> "1.3B"."""
     for suffix, factor in reversed(SUFFIXES.items()):
         if count >= factor and count % (factor // 100 or 1) == 0:
-            return f"{count / factor:g}{suffix}"
+            return f"{Decimal(count) / factor}{suffix}"
     return str(count)
 
 
@@ -234,15 +240,16 @@ class Study:
                 raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
 
     def _cell(self, listed: Listed, used: set[int]) -> Cell:
-        settings = dict(listed.set)
+        own: dict[str, Any] = {}
         for index, override in enumerate(self.config.overrides, start=len(self.config.exclude)):
             if _picks(override, listed):
                 used.add(index)
-                settings |= override.set
-        training = self.config.training
-        settings = {**training.model_dump(), **settings}
-        if settings["maskable_lr"] is None:
-            settings["maskable_lr"] = settings["lr"] * listed.density**-self.config.lr_density_exponent
+                own |= override.set
+        own |= listed.set
+        training = validated(Hyperparameters, {**self.config.training.model_dump(), **own}, where="training")
+        if "maskable_lr" not in own:
+            rate = (training.maskable_lr or training.lr) * listed.density**-self.config.lr_density_exponent
+            training = training.model_copy(update={"maskable_lr": rate})
         shape = model.find_shape(listed.size, {**model.LADDER, **self.config.ladder})
         spec = Spec(
             data=self.data,
@@ -256,7 +263,7 @@ class Study:
             unique_tokens=listed.unique_tokens,
             epochs=listed.epochs,
             seed=listed.seed,
-            training=validated(Hyperparameters, settings, where="training"),
+            training=training,
         )
         spec.check()
         return Cell(role=listed.role, spec=spec)

@@ -19,7 +19,7 @@ def study(simulate, tmp_path):
     runs = simulate("muennighoff", noise=0.003, extrapolation_body=BIGGER)
     runs.loc[[2, 5, len(runs) - 1], "status"] = "diverged"
     write_runs(runs, tmp_path / "runs.csv")
-    with pytest.warns(SparsedcWarning, match="did not finish"):
+    with pytest.warns(SparsedcWarning, match="diverged"):
         fit_laws(tmp_path / "runs.csv", tmp_path / "law", ["chinchilla", "muennighoff"], "body", 1e-3)
     return tmp_path
 

@@ -11,12 +11,12 @@ localrules:
 rule study:
     output:
         f"{RESULTS}/study.json",
-    params:
-        study=canonical_json(STUDY.config.model_dump(mode="json")),
     log:
         f"{RESULTS}/logs/study.log",
+    params:
+        study=canonical_json(STUDY.config.model_dump(mode="json")),
     shell:
-        "printf '%s\\n' {params.study:q} > {output} 2> {log}"
+        "printf '%s\\n' {params.study:q} > {output}" + LOGGED
 
 
 rule documents:
@@ -25,61 +25,65 @@ rule documents:
         text=watched_files(STUDY.config.corpus),
     output:
         f"{CORPUS}/documents/documents.json",
+        f"{CORPUS}/documents/train.parquet",
+        f"{CORPUS}/documents/validation.parquet",
+    log:
+        f"{CORPUS}/documents.log",
     params:
         corpus=canonical_json(STUDY.config.corpus.model_dump(mode="json")),
         versions=watched_versions(STUDY.config.corpus),
-        folder=subpath(output[0], parent=True),
-    log:
-        f"{CORPUS}/documents.log",
+        folder=f"{CORPUS}/documents",
     shell:
-        "sparsedc corpus documents {input.study} --out {params.folder} 2> {log}"
+        "sparsedc corpus documents {input.study} --out {params.folder}" + LOGGED
 
 
 rule tokenizer:
     input:
         study=ancient(f"{RESULTS}/study.json"),
-        documents=rules.documents.output[0],
+        documents=rules.documents.output,
     output:
         f"{CORPUS}/tokenizer/tokenizer.json",
-    params:
-        tokenizer=canonical_json(STUDY.config.tokenizer.model_dump(mode="json")),
-        documents=subpath(input.documents, parent=True),
-        folder=subpath(output[0], parent=True),
     log:
         f"{CORPUS}/tokenizer.log",
     threads: workflow.cores
+    params:
+        tokenizer=canonical_json(STUDY.config.tokenizer.model_dump(mode="json")),
+        documents=f"{CORPUS}/documents",
+        folder=f"{CORPUS}/tokenizer",
     shell:
-        "sparsedc corpus tokenizer {input.study} --documents {params.documents} --out {params.folder} 2> {log}"
+        "sparsedc corpus tokenizer {input.study} --documents {params.documents} --out {params.folder}" + LOGGED
 
 
 rule tokens:
     input:
-        documents=rules.documents.output[0],
-        tokenizer=rules.tokenizer.output[0],
+        documents=rules.documents.output,
+        tokenizer=rules.tokenizer.output,
     output:
         f"{CORPUS}/tokens/manifest.json",
-    params:
-        documents=subpath(input.documents, parent=True),
-        tokenizer=subpath(input.tokenizer, parent=True),
-        folder=subpath(output[0], parent=True),
+        f"{CORPUS}/tokens/train.bin",
+        f"{CORPUS}/tokens/{STUDY.config.evaluation_split}.bin",
     log:
         f"{CORPUS}/tokens.log",
     threads: workflow.cores
+    params:
+        documents=f"{CORPUS}/documents",
+        tokenizer=f"{CORPUS}/tokenizer",
+        folder=f"{CORPUS}/tokens",
     shell:
         "sparsedc corpus tokens --documents {params.documents} --tokenizer {params.tokenizer}"
-        " --out {params.folder} 2> {log}"
+        " --out {params.folder}" + LOGGED
 
 
 rule budgets:
     input:
         study=ancient(f"{RESULTS}/study.json"),
-        tokens=rules.tokens.output[0],
+        tokens=rules.tokens.output,
     output:
         f"{CORPUS}/budgets.tsv",
-    params:
-        budgets=STUDY.budgets,
-        tokens=subpath(input.tokens, parent=True),
     log:
         f"{CORPUS}/budgets.log",
+    params:
+        budgets=STUDY.budgets,
+        tokens=f"{CORPUS}/tokens",
     shell:
-        "sparsedc corpus budgets {input.study} --tokens {params.tokens} --out {output} 2> {log}"
+        "sparsedc corpus budgets {input.study} --tokens {params.tokens} --out {output}" + LOGGED

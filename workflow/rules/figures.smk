@@ -1,20 +1,25 @@
 # What a person looks at.
 
 
-rule figure:
-    input:
-        runs=f"{RESULTS}/runs.csv",
-        law=f"{RESULTS}/law/law.json",
-    output:
-        report(f"{RESULTS}/figures/{{figure}}.svg", caption="../report/{figure}.rst", category="Figures"),
-        f"{RESULTS}/figures/{{figure}}.png",
-    params:
-        law=subpath(input.law, parent=True),
-        stem=subpath(output[0], strip_suffix=".svg"),
-    log:
-        f"{RESULTS}/logs/figure/{{figure}}.log",
-    shell:
-        "sparsedc figure {wildcards.figure} --runs {input.runs} --law {params.law} --out {params.stem} 2> {log}"
+for FIGURE in FIGURES:  # a rule each, because a caption cannot depend on a wildcard
+
+    rule:
+        name:
+            f"figure_{FIGURE}"
+        input:
+            runs=f"{RESULTS}/runs.csv",
+            law=f"{RESULTS}/law/law.json",
+        output:
+            report(f"{RESULTS}/figures/{FIGURE}.svg", caption=f"../report/{FIGURE}.rst", category="Figures"),
+            f"{RESULTS}/figures/{FIGURE}.png",
+        log:
+            f"{RESULTS}/logs/figure/{FIGURE}.log",
+        params:
+            figure=FIGURE,
+            law=subpath(input.law, parent=True),
+            stem=subpath(output[0], strip_suffix=".svg"),
+        shell:
+            "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} --out {params.stem}" + LOGGED
 
 
 rule summary:
@@ -23,9 +28,9 @@ rule summary:
         law=f"{RESULTS}/law/law.json",
     output:
         report(f"{RESULTS}/summary.html", caption="../report/summary.rst", category="Summary"),
-    params:
-        law=subpath(input.law, parent=True),
     log:
         f"{RESULTS}/logs/summary.log",
+    params:
+        law=subpath(input.law, parent=True),
     shell:
-        "sparsedc summary --runs {input.runs} --law {params.law} --out {output} 2> {log}"
+        "sparsedc summary --runs {input.runs} --law {params.law} --out {output}" + LOGGED

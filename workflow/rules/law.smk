@@ -8,14 +8,14 @@ rule law:
         law=report(f"{RESULTS}/law/law.json", caption="../report/law.rst", category="Tables"),
         comparison=report(f"{RESULTS}/law/comparison.csv", caption="../report/comparison.rst", category="Tables"),
         predictions=f"{RESULTS}/law/predictions.csv",
+    log:
+        f"{RESULTS}/logs/law.log",
+    threads: workflow.cores
     params:
         folder=subpath(output.law, parent=True),
         forms=" ".join(f"--form {form}" for form in STUDY.config.law.forms),
         params=STUDY.config.law.params,
         delta=STUDY.config.law.huber_delta,
-    log:
-        f"{RESULTS}/logs/law.log",
-    threads: workflow.cores
     shell:
         "sparsedc law fit {input} --out {params.folder} {params.forms} --params {params.params}"
-        " --delta {params.delta} 2> {log}"
+        " --delta {params.delta}" + LOGGED

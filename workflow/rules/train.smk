@@ -12,12 +12,12 @@ RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
 rule spec:
     output:
         f"{RESULTS}/specs/{{cell}}.json",
-    params:
-        spec=lambda wildcards: canonical_json(STUDY.cells[wildcards.cell].spec.content()),
     log:
         f"{RESULTS}/logs/spec/{{cell}}.log",
+    params:
+        spec=lambda wildcards: canonical_json(STUDY.cells[wildcards.cell].spec.content()),
     shell:
-        "printf '%s\\n' {params.spec:q} > {output} 2> {log}"
+        "printf '%s\\n' {params.spec:q} > {output}" + LOGGED
 
 
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
@@ -26,17 +26,18 @@ rule spec:
 rule train:
     input:
         spec=f"{RESULTS}/specs/{{cell}}.json",
-        tokens=rules.tokens.output[0],
+        manifest=rules.tokens.output[0],  # holds the checksums of the tokens, which are too large to compare
+        tokens=ancient(rules.tokens.output[1:]),
         budgets=ancient(rules.budgets.output[0]),
     output:
         f"{RESULTS}/cells/{{cell}}/metrics.json",
-    params:
-        folder=subpath(output[0], parent=True),
     log:
         f"{RESULTS}/logs/train/{{cell}}.log",
     priority: lambda wildcards: RANK[wildcards.cell]
+    params:
+        folder=subpath(output[0], parent=True),
     shell:
-        "sparsedc train {input.spec} --out {params.folder} --threads {threads} 2> >(tee {log} >&2)"
+        "sparsedc train {input.spec} --out {params.folder} --threads {threads}" + LOGGED
 
 
 rule index:
@@ -48,7 +49,7 @@ rule index:
         f"{RESULTS}/logs/index.log",
     priority: len(RANK)
     shell:
-        "sparsedc study index {input} {output} 2> {log}"
+        "sparsedc study index {input} {output}" + LOGGED
 
 
 rule runs:
@@ -60,4 +61,4 @@ rule runs:
     log:
         f"{RESULTS}/logs/runs.log",
     shell:
-        "sparsedc runs collect {input.cells} {output} 2> {log}"
+        "sparsedc runs collect {input.cells} {output}" + LOGGED

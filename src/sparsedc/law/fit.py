@@ -49,7 +49,7 @@ class Fit:
     rmse: float  # of the fitted runs, nats
     aicc: float  # infinite where there are too few runs for it
     n_runs: int
-    n_left_out: int  # runs that did not finish
+    n_left_out: int  # runs that diverged
     starts: int
     share_at_best: float  # of the starts, those that ended within 0.1 % of the best objective
     condition: float  # of the Jacobian at the optimum, columns scaled to unit norm
@@ -174,7 +174,7 @@ def finished(runs: pd.DataFrame, role: str) -> pd.DataFrame:
         names = cells.loc[cells["status"] != "ok", "cell"].tolist()
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         warnings.warn(
-            f"{len(names)} of {len(cells)} {role} cells did not finish and are left out: {shown}",
+            f"{len(names)} of {len(cells)} {role} cells diverged and are left out: {shown}",
             SparsedcWarning,
             stacklevel=3,
         )

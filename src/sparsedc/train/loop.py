@@ -81,7 +81,7 @@ class Trainer:
         training = self.spec.training
         share = lr_share(self.step, self.spec.steps, training)
         for group in self.optimizer.param_groups:
-            group["lr"] = share * ((training.maskable_lr or training.lr) if group["maskable"] else training.lr)
+            group["lr"] = share * (self.spec.maskable_lr if group["maskable"] else training.lr)
         dtype = autocast_dtype(inputs.device)
         with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
             logits = self.model(inputs).logits
@@ -222,6 +222,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "flops_dense": spec.flops(sparse=False),
         "flops_sparse": spec.flops(sparse=True),
         "lr": spec.training.lr,
+        "maskable_lr": spec.maskable_lr,
         "weight_decay": spec.training.weight_decay,
         "batch_tokens": spec.training.batch_tokens,
         "steps": trainer.step,

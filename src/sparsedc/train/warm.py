@@ -46,9 +46,15 @@ def run_warm(arguments: list[str]) -> int | None:
     job = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
     with connection:
         message = json.dumps(job).encode()
-        socket.send_fds(connection, [len(message).to_bytes(8, "big")], list(STREAMS))
-        connection.sendall(message)
-        status = connection.makefile("rb").readline()
+        try:
+            socket.send_fds(connection, [len(message).to_bytes(8, "big")], list(STREAMS))
+            connection.sendall(message)
+        except OSError:
+            return None
+        try:
+            status = connection.makefile("rb").readline()
+        except OSError:
+            status = b""
     if not status:
         print("error: the trainer's server died; run snakemake again", file=sys.stderr)
         return 1
@@ -92,9 +98,6 @@ class Server:
         self.jobs: dict[int, socket.socket] = {}  # child pid -> its client
         self.selector = selectors.DefaultSelector()
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(address))
-        self.listener.listen(256)
-        self.selector.register(self.listener, selectors.EVENT_READ)
 
     def serve(self) -> None:
         import transformers.models.llama.modeling_llama  # noqa: F401  (the imports that this is all about)
@@ -102,6 +105,10 @@ class Server:
         import sparsedc.cli
         import sparsedc.train.loop  # noqa: F401
 
+        # Only now: where an import fails, no client has handed over its job, and each does it itself.
+        self.listener.bind(str(self.address))
+        self.listener.listen(256)
+        self.selector.register(self.listener, selectors.EVENT_READ)
         # A child's end interrupts the wait below, so that its client hears of it at once.
         wake, woken = socket.socketpair()
         for end in (wake, woken):
@@ -122,8 +129,15 @@ class Server:
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
-        header, streams, _, _ = socket.recv_fds(client, 8, len(STREAMS))
-        job = json.loads(client.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+        streams: list[int] = []
+        try:
+            header, streams, _, _ = socket.recv_fds(client, 8, len(STREAMS))
+            job = json.loads(client.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+        except (OSError, ValueError):  # it was killed before it had said what it wants
+            client.close()
+            for stream in streams:
+                os.close(stream)
+            return
         child = os.fork()
         if child == 0:
             for ours in (self.listener, client, *self.jobs.values()):

@@ -1,0 +1,165 @@
+"""The command line: exit statuses, what goes to which stream, and which imports a command does without."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sparsedc.cli import main
+from sparsedc.errors import InputError
+from sparsedc.study import load_study, read_spec
+
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "installed"},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 64,
+    "sustained_tflops": 0.5,
+    "training": {"batch_tokens": 256},
+    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+    "cells": [
+        {"size": "50k", "density": 0.5, "unique_tokens": 8192, "epochs": 1, "role": "extrapolation", "method": "set"}
+    ],
+}
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def run(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of `sparsedc ARGUMENTS`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["sparsedc", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_check_counts_roles(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("study", "check", study_file, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == f"{study_file}: 5 cells (4 fit, 1 extrapolation)\n"
+
+
+def test_show_as_json_and_as_text(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = load_study(study_file).cells
+    assert run("study", "show", study_file, "--json", monkeypatch=monkeypatch) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["cell"] for row in rows] == list(cells)
+    assert rows[0]["hours"] == pytest.approx(rows[0]["flops_dense"] / 0.5e12 / 3600)
+    assert run("study", "show", study_file, "--json", "--tflops", 50, monkeypatch=monkeypatch) == 0
+    faster = json.loads(capsys.readouterr().out)
+    assert faster[0]["hours"] == pytest.approx(rows[0]["hours"] / 100)
+    assert run("study", "show", study_file, monkeypatch=monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert all(cell in text for cell in cells)
+    assert "5 cells" in text
+
+
+def test_specs_are_what_the_trainer_reads(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("study", "specs", study_file, "--out", tmp_path / "specs", monkeypatch=monkeypatch) == 0
+    cells = load_study(study_file).cells
+    assert {path.stem for path in (tmp_path / "specs").iterdir()} == cells.keys()
+    for name, cell in cells.items():
+        assert read_spec(tmp_path / "specs" / f"{name}.json").content() == cell.spec.content()
+
+
+def test_index_lists_the_cells(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("study", "index", study_file, tmp_path / "new" / "cells.tsv", monkeypatch=monkeypatch) == 0
+    lines = (tmp_path / "new" / "cells.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["cell", *load_study(study_file).cells]
+
+
+BAD = {
+    "unknown key": ({"sequence_lenght": 64}, "sequence_lenght = 64: unknown key. Did you mean sequence_length?"),
+    "density": ({"grid": [{**STUDY["grid"][0], "densities": [1.1]}]}, "grid.0.densities.0 = 1.1: "),
+    "size": ({"grid": [{**STUDY["grid"][0], "sizes": ["9k"]}]}, "size = 9k: no such size. Known: 13k, "),
+    "method": ({"grid": [{**STUDY["grid"][0], "methods": ["rig"]}]}, "method = rig: "),
+    "batch": ({"training": {"batch_tokens": 100}}, "batch_tokens = 100: "),
+    "exclusion": ({"exclude": [{"size": "9k"}]}, "exclude = {'size': ['9k']}: picks no cell of the study. "),
+    "sweep": ({"grid": [{**STUDY["grid"][0], "sweep": {"lr": ["x"]}}]}, "lr = x: "),
+    "no cells": ({"grid": [], "cells": []}, "grid = empty: the study has no cells. "),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_bad_input_is_one_message_and_status_2(
+    command: str,
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    assert run("study", command, path, monkeypatch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_other_commands_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = tmp_path / "none"
+    for arguments in (
+        ["study", "specs", none, "--out", none],
+        ["runs", "collect", none, none],
+        ["runs", "merge", none, "--out", none],
+        ["law", "fit", none, "--out", none, "--form", "chinchilla"],
+    ):
+        assert run(*arguments, monkeypatch=monkeypatch) == 2
+        assert str(none) in capsys.readouterr().err
+
+
+def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("study", "chekc", monkeypatch=monkeypatch) == 2
+    assert "chekc" in capsys.readouterr().err
+    assert run("study", "check", monkeypatch=monkeypatch) == 2
+
+
+def test_without_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sparsedc.cli", "study", "check", "none.yaml"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == "error: study file = none.yaml: No such file or directory. Name a study file.\n"
+
+
+def test_long_values_are_cut_in_messages() -> None:
+    message = str(InputError("field", "x" * 1000, "is too long", "Shorten it."))
+    assert len(message) < 300
+    assert message.endswith("...: is too long. Shorten it.")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["sparsedc.cli, sparsedc.study, sparsedc.law.select, sparsedc.collect, sparsedc.listing, sparsedc.figures"],
+)
+def test_what_needs_no_torch_imports_none(modules: str) -> None:
+    program = f"import sys, {modules}; print(sorted({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+def test_checking_a_study_of_any_method_imports_no_torch(study_file: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from sparsedc.study import load_study; "
+        f"load_study(Path({str(study_file)!r})); print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"

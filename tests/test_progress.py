@@ -1,0 +1,144 @@
+"""What a study will cost and how far it is, on made-up studies whose answers are known by hand."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsedc.listing import listing, render
+from sparsedc.progress import Progress, duration, study_progress
+from sparsedc.study import load_study
+from sparsedc.train.warm import RUN_VARIABLE
+
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "installed"},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 256},
+    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+}
+
+
+# --------------------------------------------------------------------------------------------------------- listing
+
+
+def test_listing_says_what_cells_are_and_cost() -> None:
+    study = load_study(STUDY)
+    table = listing(study, tflops=2.0)
+    assert list(table["cell"]) == list(study.cells)
+    assert list(table["hours"]) == pytest.approx([flops / 2e12 / 3600 for flops in table["flops_dense"]])
+    by_density = dict(list(table.groupby("density")))
+    dense, sparse = by_density[1.0].reset_index(), by_density[0.5].reset_index()
+    assert (dense["flops_dense"] == dense["flops_sparse"]).all()
+    assert (dense["params_active"] == dense["params_total"]).all()
+    assert (sparse["flops_dense"] == dense["flops_dense"]).all()
+    assert (sparse["flops_sparse"] < sparse["flops_dense"]).all()
+    assert (sparse["params_total"] - sparse["params_active"] == sparse["params_maskable"] / 2).all()
+
+
+def test_totals_are_sums_over_cells() -> None:
+    table = listing(load_study(STUDY), tflops=1e-3)
+    *_, totals = render(table).splitlines()
+    # two sizes × two densities × (1 + 2) epochs of 4096 tokens
+    assert totals.startswith("8 cells, 49,152 tokens, ")
+    assert f"{sum(table['flops_dense']):.3g} dense FLOPs" in totals
+    assert f"about {sum(table['flops_dense']) / 1e9 / 3600:.3g} device hours" in totals
+
+
+# -------------------------------------------------------------------------------------------------------- progress
+
+
+class Folder:
+    """A study's folder with four cells of 100, 200, 300 and 400 FLOPs and ten times as many tokens."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        self.path, self.now = path, now
+        lines = ["cell\tfingerprint\tflops_dense\ttokens"]
+        lines += [f"c{i}\tf{i}\t{i * 100.0}\t{i * 1000}" for i in range(1, 5)]
+        (path / "cells.tsv").write_text("\n".join(lines) + "\n")
+
+    def started(self, cell: int, ago: float) -> None:
+        self._touch(self.path / "work" / f"f{cell}" / "lock", ago)
+
+    def finished(self, cell: int, ago: float) -> None:
+        self._touch(self.path / "cells" / f"c{cell}" / "metrics.json", ago)
+
+    def _touch(self, path: Path, ago: float) -> None:
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (self.now - ago, self.now - ago))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """The clock stands still at `now`, 1,000 seconds after the run's start."""
+    now = 1_700_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setenv(RUN_VARIABLE, f"1 {now - 1000}")
+    return Folder(tmp_path, now)
+
+
+def progress(folder: Folder) -> Progress:
+    found = study_progress(folder.path)
+    assert found is not None
+    return found
+
+
+def test_time_left_is_by_the_flops_that_this_run_has_finished(folder: Folder) -> None:
+    folder.started(4, ago=100)
+    folder.started(3, ago=90)
+    folder.finished(4, ago=50)
+    found = progress(folder)
+    assert (found.cells, found.done) == (4, 1)
+    assert found.seconds_left == pytest.approx(100 * (100 + 200 + 300) / 400)
+    assert found.tokens_per_second == pytest.approx(4000 / 100)
+    assert str(found) == "1 of 4 cells, 40 tokens/s, about 2:30 left"
+
+
+def test_cells_of_earlier_runs_are_done_but_tell_nothing_of_this_runs_speed(folder: Folder) -> None:
+    folder.started(4, ago=5000)
+    folder.finished(4, ago=4000)
+    folder.started(3, ago=200)
+    assert progress(folder) == Progress(4, 1, None, None)
+    assert str(progress(folder)) == "1 of 4 cells"
+    folder.finished(3, ago=0)
+    assert progress(folder).seconds_left == pytest.approx(200 * (100 + 200) / 300)
+    assert progress(folder).tokens_per_second == pytest.approx(3000 / 200)
+
+
+def test_a_finished_study_has_no_time_left(folder: Folder) -> None:
+    for cell in range(1, 5):
+        folder.started(cell, ago=100)
+        folder.finished(cell, ago=10)
+    assert progress(folder).seconds_left == 0
+    assert str(progress(folder)) == "4 of 4 cells, 100 tokens/s"
+
+
+def test_without_a_run_only_cells_are_counted(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUN_VARIABLE)
+    folder.started(4, ago=100)
+    folder.finished(4, ago=50)
+    assert progress(folder) == Progress(4, 1, None, None)
+
+
+def test_a_cell_trained_by_hand_belongs_to_no_study(tmp_path: Path) -> None:
+    assert study_progress(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (59.4, "0:59"),
+        (59.6, "1:00"),
+        (247, "4:07"),
+        (3599.7, "1:00:00"),
+        (7509, "2:05:09"),
+        (360000, "100:00:00"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,221 @@
+"""The runs table: what is written reads back, what is not a runs table is refused, and collecting and merging."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparsedc.collect import collect_runs, merge_runs
+from sparsedc.errors import InputError
+from sparsedc.listing import listing
+from sparsedc.runs import COLUMNS, read_runs, write_runs
+from sparsedc.study import Study, load_study
+
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "installed"},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 256},
+    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+}
+
+
+def row(cell: str = "a", **changes: Any) -> dict[str, Any]:
+    """A made-up row: 1.5 for numbers with a fraction, 3 for whole ones, its column's name for text."""
+    made_up = {"float64": 1.5, "int64": 3}
+    values = {column: made_up.get(dtype, column) for column, dtype in COLUMNS.items()}
+    return {**values, "cell": cell, **changes}
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+@given(
+    loss=st.floats(min_value=1e-3, max_value=20),
+    flops=st.floats(min_value=1, max_value=1e25),
+    tokens=st.integers(1, 10**18),
+    commit=st.text(alphabet="0123456789abcdef", min_size=12, max_size=12),
+    size=st.sampled_from(["50k", "1e3", "100", "007", "1b92"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+def test_what_is_written_reads_back_to_the_bit(
+    tmp_path: Path, loss: float, flops: float, tokens: int, commit: str, size: str
+) -> None:
+    written = table(row(val_loss=loss, flops_dense=flops, tokens=tokens, commit=commit, size=size))
+    write_runs(written, tmp_path / "runs.csv")
+    pd.testing.assert_frame_equal(read_runs(tmp_path / "runs.csv"), written, check_exact=True)
+
+
+def test_a_commit_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    written = table(row(commit="12345e678901", fingerprint="0" * 64))
+    write_runs(written, tmp_path / "runs.csv")
+    (read,) = read_runs(tmp_path / "runs.csv").to_dict("records")
+    assert (read["commit"], read["fingerprint"]) == ("12345e678901", "0" * 64)
+
+
+def test_columns_come_in_order_and_others_are_left_out(tmp_path: Path) -> None:
+    write_runs(table(row()).assign(note="mine")[["note", *reversed(COLUMNS)]], tmp_path / "runs.csv")
+    assert (tmp_path / "runs.csv").read_text().splitlines()[0].split(",") == list(COLUMNS)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.csv"]
+
+
+def test_a_table_with_columns_of_ones_own_is_read(tmp_path: Path) -> None:
+    table(row()).assign(note="mine").to_csv(tmp_path / "runs.csv", index=False)
+    assert list(read_runs(tmp_path / "runs.csv").columns) == list(COLUMNS)
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    table(row()).drop(columns=["val_loss", "density"]).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(InputError, match=r"runs\.csv: lacks the column\(s\) density, val_loss\. .*docs/runs\.md"):
+        read_runs(tmp_path / "runs.csv")
+
+
+def test_a_cell_that_stands_twice_is_named(tmp_path: Path) -> None:
+    table(row("a"), row("b"), row("a")).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(InputError, match="cell = a: stands more than once"):
+        read_runs(tmp_path / "runs.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a CSV table"),
+        (b"\xff\xfe\x00\x01", "not a CSV table"),
+        (b'a,b\n"1,2\n', "not a CSV table"),
+        (b"a,b\n1,2\n", "lacks the column"),
+    ],
+)
+def test_what_is_no_table(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_runs(tmp_path / "runs.csv")
+    with pytest.raises(InputError, match="no such file"):
+        read_runs(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("column", "value"), [("val_loss", "low"), ("steps", 1.5), ("seed", None)])
+def test_a_value_of_the_wrong_type(column: str, value: object, tmp_path: Path) -> None:
+    table(row()).astype(object).assign(**{column: value}).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(InputError, match="wrong type"):
+        read_runs(tmp_path / "runs.csv")
+
+
+# ------------------------------------------------------------------------------------------------------ collecting
+
+
+@pytest.fixture
+def study() -> Study:
+    return load_study(STUDY)
+
+
+@pytest.fixture
+def folder(study: Study, tmp_path: Path) -> Path:
+    """A study's folder with the metrics of all its cells."""
+    folder = tmp_path / "small"
+    for place, (name, cell) in enumerate(study.cells.items()):
+        (folder / "cells" / name).mkdir(parents=True)
+        metrics = {
+            key: value
+            for key, value in row(
+                fingerprint=cell.fingerprint, val_loss=3.0 + place / 7, seed=place, status="ok"
+            ).items()
+            if key not in ("cell", "study", "role")
+        }
+        (folder / "cells" / name / "metrics.json").write_text(json.dumps({"row": metrics, "curve": []}))
+    listing(study, tflops=1.0).to_csv(folder / "cells.tsv", sep="\t", index=False)
+    return folder
+
+
+def metrics_of(folder: Path, cell: str) -> tuple[Path, dict[str, Any]]:
+    path = folder / "cells" / cell / "metrics.json"
+    return path, json.loads(path.read_text())
+
+
+def test_one_row_a_cell_in_the_studys_order(study: Study, folder: Path) -> None:
+    collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    runs = read_runs(folder / "runs.csv")
+    assert list(runs["cell"]) == list(study.cells)
+    assert set(runs["study"]) == {"small"}
+    assert set(runs["role"]) == {"fit"}
+    assert list(runs["val_loss"]) == [3.0 + place / 7 for place in range(4)]
+    assert list(runs["fingerprint"]) == [cell.fingerprint for cell in study.cells.values()]
+
+
+def test_a_diverged_cell_keeps_its_row_with_empty_losses(study: Study, folder: Path) -> None:
+    cell = list(study.cells)[1]
+    path, metrics = metrics_of(folder, cell)
+    metrics["row"] |= {"status": "diverged", "val_loss": None, "val_loss_se": None, "train_loss": None}
+    path.write_text(json.dumps(metrics))
+    collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    runs = read_runs(folder / "runs.csv").set_index("cell")
+    assert len(runs) == 4
+    assert runs.loc[cell, "status"] == "diverged"
+    assert runs.loc[cell, ["val_loss", "val_loss_se", "train_loss"]].isna().all()
+    assert np.isfinite(runs["val_loss"]).sum() == 3
+
+
+def test_missing_metrics_are_named(study: Study, folder: Path) -> None:
+    cell = list(study.cells)[2]
+    metrics_of(folder, cell)[0].unlink()
+    with pytest.raises(InputError, match=f"cell = {cell}: has no metrics. Run snakemake"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    assert not (folder / "runs.csv").exists()
+
+
+def test_metrics_of_another_spec_are_refused(study: Study, folder: Path) -> None:
+    path, metrics = metrics_of(folder, next(iter(study.cells)))
+    metrics["row"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=r"fingerprint = 0{64}: .* was trained from another spec"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"row": {}}', '{"row": 3}', '{"row": {"fingerprint": "x"}}'])
+def test_damaged_metrics_are_named(damage: str, study: Study, folder: Path) -> None:
+    path, _ = metrics_of(folder, list(study.cells)[3])
+    path.write_text(damage)
+    with pytest.raises(InputError, match=r"metrics\.json: cannot be read .* Delete it"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv")
+
+
+def test_a_study_without_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cells\.tsv: cannot be read.*sparsedc study index"):
+        collect_runs(tmp_path / "cells.tsv", tmp_path / "runs.csv")
+
+
+# --------------------------------------------------------------------------------------------------------- merging
+
+
+def test_of_a_cell_in_several_tables_the_first_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_runs(table(row("b", val_loss=1.0), row("a", val_loss=2.0)), tmp_path / "first.csv")
+    write_runs(table(row("a", val_loss=3.0), row("c", val_loss=1 / 3)), tmp_path / "second.csv")
+    out = tmp_path / "new" / "merged.csv"
+    merge_runs([tmp_path / "first.csv", tmp_path / "second.csv"], out)
+    merged = read_runs(out)
+    assert dict(zip(merged["cell"], merged["val_loss"], strict=True)) == {"a": 2.0, "b": 1.0, "c": 1 / 3}
+    assert capsys.readouterr().out == f"3 cells in {out}\n"
+
+
+def test_a_merged_table_may_be_one_of_the_merged(tmp_path: Path) -> None:
+    write_runs(table(row("a")), tmp_path / "all.csv")
+    write_runs(table(row("b")), tmp_path / "new.csv")
+    merge_runs([tmp_path / "all.csv", tmp_path / "new.csv"], tmp_path / "all.csv")
+    assert list(read_runs(tmp_path / "all.csv")["cell"]) == ["a", "b"]
+
+
+def test_merging_refuses_what_is_no_runs_table(tmp_path: Path) -> None:
+    write_runs(table(row("a")), tmp_path / "first.csv")
+    (tmp_path / "second.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"second\.csv"):
+        merge_runs([tmp_path / "first.csv", tmp_path / "second.csv"], tmp_path / "merged.csv")
+    assert not (tmp_path / "merged.csv").exists()

@@ -1,0 +1,515 @@
+"""From a study file to cells: what is refused and in which words, how grids expand, what makes a cell another cell."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedc.config import Hyperparameters
+from sparsedc.errors import InputError
+from sparsedc.study import NUMERICS, Cell, Study, canonical_json, fingerprint, load_study, read_spec
+
+REPOSITORY = Path(__file__).parents[1]
+STUDY_FILES = [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "studies").glob("*.yaml"))]
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """A small valid study, with other values for some of its top-level keys."""
+    study: dict[str, Any] = {
+        "name": "small",
+        "corpus": {"source": "installed"},
+        "tokenizer": {"vocab_size": 512},
+        "sequence_length": 64,
+        "training": {"batch_tokens": 256},
+        "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+    }
+    return study | changes
+
+
+def grid(**changes: Any) -> dict[str, Any]:
+    return config(grid=[{**config()["grid"][0], **changes}])
+
+
+def listed(**changes: Any) -> dict[str, Any]:
+    """A study of one cell, sparse unless said otherwise."""
+    cell: dict[str, Any] = {"size": "13k", "density": 0.5, "unique_tokens": 4096, "epochs": 1}
+    return config(grid=[], cells=[{**cell, **changes}])
+
+
+def only(study: dict[str, Any]) -> Cell:
+    (cell,) = load_study(study).cells.values()
+    return cell
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+#: what is wrong: a study, and what its message must hold: field, value, and a word of the remedy.
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown key at the top": (config(sequence_lenght=64), ["sequence_lenght", "64", "Did you mean sequence_length?"]),
+    "unknown key of the corpus": (
+        config(corpus={"source": "installed", "package": ["numpy"]}),
+        ["corpus", "package", "numpy", "Did you mean packages?"],
+    ),
+    "unknown key of the tokenizer": (
+        config(tokenizer={"vocab_size": 512, "pre_trained": "t5-base"}),
+        ["tokenizer.pre_trained", "t5-base", "Did you mean pretrained?"],
+    ),
+    "unknown key of training": (config(training={"beta_1": 0.9}), ["training.beta_1", "0.9", "Did you mean beta1?"]),
+    "unknown key of a grid": (grid(method=["rigl"]), ["grid.0.method", "rigl", "Did you mean method"]),
+    "unknown key of a cell": (listed(lr=1e-3), ["cells.0.lr", "0.001", "unknown key"]),
+    "unknown key of an exclusion": (config(exclude=[{"sise": "13k"}]), ["exclude.0.sise", "13k", "Did you mean size?"]),
+    "unknown key of an override": (
+        config(overrides=[{"size": "13k", "sett": {}}]),
+        ["overrides.0", "set"],
+    ),
+    "unknown key of a ladder size": (
+        config(ladder={"tiny": {"width": 32, "depth": 1, "heads": 2, "ffn": 96, "head": 2}}),
+        ["ladder.tiny.head", "2", "Did you mean heads?"],
+    ),
+    "unknown key of the law": (config(law={"form": ["sparse"]}), ["law.form", "sparse", "Did you mean forms?"]),
+    "a key like none": (config(xyzzy=1), ["xyzzy", "1", "config.yaml names every key"]),
+    "a key left out": ({k: v for k, v in config().items() if k != "corpus"}, ["corpus", "(absent)", "Add it"]),
+    "unknown corpus source": (config(corpus={"source": "web"}), ["corpus", "web", "installed"]),
+    "corpus without source": (config(corpus={"packages": ["numpy"]}), ["corpus", "source"]),
+    "wrong type: a list for a number": (config(sequence_length=[64]), ["sequence_length", "[64]", "integer"]),
+    "wrong type: a word for a number": (config(training={"lr": "fast"}), ["training.lr", "fast", "number"]),
+    "wrong type: a word in a sweep": (grid(sweep={"lr": ["fast"]}), ["lr", "fast", "number"]),
+    "wrong type: a number for a section": (config(training=3), ["training", "3", "Hyperparameters"]),
+    "wrong type: one size, no list": (grid(sizes="13k"), ["grid.0.sizes", "13k", "list"]),
+    "wrong type: half a sequence": (config(sequence_length=64.5), ["sequence_length", "64.5", "integer"]),
+    "density 0": (grid(densities=[1, 0]), ["grid.0.densities.1", "= 0", "greater than 0"]),
+    "density above 1": (grid(densities=[1.1]), ["grid.0.densities.0", "1.1", "less than or equal to 1"]),
+    "negative density": (grid(densities=[-0.5]), ["grid.0.densities.0", "-0.5", "greater than 0"]),
+    "density that is not a number": (grid(densities=[float("nan")]), ["grid.0.densities.0", "nan"]),
+    "density that empties a layer": (grid(densities=[1e-6]), ["density", "1e-06", "higher density"]),
+    "zero epochs": (grid(epochs=[0]), ["grid.0.epochs.0", "= 0", "greater than 0"]),
+    "no epochs": (grid(epochs=[]), ["grid.0.epochs", "[]", "at least 1"]),
+    "unknown size": (grid(sizes=["51k"]), ["size", "51k", "Known: 13k, 50k", "`ladder`"]),
+    "unknown method": (grid(methods=["riggl"]), ["method", "riggl", "rigl"]),
+    "dense below density 1": (listed(method="dense"), ["density", "0.5", "dense"]),
+    "a sparse method at density 1": (listed(density=1), ["density", "1.0", "rigl", "dense"]),
+    "batch of no whole number of sequences": (
+        config(training={"batch_tokens": 250}),
+        ["batch_tokens", "250", "64", "multiple", "whole number of sequences"],
+    ),
+    "batch larger than the cell": (
+        config(training={"batch_tokens": 8192}),
+        ["batch_tokens", "8192", "4096 tokens of the cell", "Lower it"],
+    ),
+    "less than a sequence of unique tokens": (
+        grid(unique_tokens=[63], epochs=[1000]),
+        ["unique_tokens", "63", "64 tokens", "shorten sequence_length"],
+    ),
+    "a count that is none": (grid(unique_tokens=["lots"]), ["grid.0.unique_tokens.0", "lots", "300M"]),
+    "an exclusion that picks nothing": (
+        config(exclude=[{"size": "13k", "epochs": 7}]),
+        ["exclude", "13k", "7", "picks no cell", "take it out"],
+    ),
+    "an override that picks nothing": (
+        config(overrides=[{"method": "static", "set": {"lr": 1e-3}}]),
+        ["overrides", "static", "picks no cell", "take it out"],
+    ),
+    "an override of cells that are all excluded": (
+        config(exclude=[{"size": "13k"}], overrides=[{"size": "13k", "set": {"lr": 1e-3}}]),
+        ["overrides", "13k", "picks no cell"],
+    ),
+    "unknown hyperparameter of an override": (
+        config(overrides=[{"size": "13k", "set": {"weight_decy": 0.1}}]),
+        ["weight_decy", "0.1", "Did you mean weight_decay?"],
+    ),
+    "unknown hyperparameter of a cell": (listed(set={"lrr": 0.1}), ["lrr", "0.1", "Did you mean lr"]),
+    "unknown hyperparameter of a sweep": (grid(sweep={"lrs": [0.1]}), ["lrs", "0.1", "Did you mean lr"]),
+    "a cell with two roles": (
+        config(grid=[*config()["grid"], {**config()["grid"][0], "role": "extrapolation"}]),
+        ["role", "extrapolation", "also has the role fit", "one role"],
+    ),
+    "no cells": (config(grid=[]), ["grid", "no cells", "Fill `grid` or `cells`"]),
+    "all cells excluded": (config(exclude=[{"role": "fit"}]), ["grid", "no cells"]),
+    "heads that do not divide the width": (
+        config(ladder={"odd": {"width": 30, "depth": 1, "heads": 4, "ffn": 96}}),
+        ["ladder.odd", "width 30", "heads 4"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("study", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_field_value_and_remedy(study: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as raised:
+        load_study(study)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("file", STUDY_FILES, ids=lambda path: path.name)
+def test_a_misspelt_key_anywhere_is_found(file: Path) -> None:
+    """Every mapping of a real study file in turn gets a key that no section has."""
+
+    def places(node: Any) -> list[dict[str, Any]]:
+        below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+        return [node] * isinstance(node, dict) + [place for child in below for place in places(child)]
+
+    content = yaml.safe_load(file.read_text())
+    for place in places(content):
+        place["no_such_key"] = ["no such value"]
+        with pytest.raises(InputError, match=r"no_such_key|no such value|ladder"):
+            load_study(content)
+        del place["no_such_key"]
+    load_study(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", ["is not YAML"]),
+        ("- a\n- b\n", ["holds no keys"]),
+        ("", ["holds no keys"]),
+    ],
+)
+def test_a_file_that_is_no_study(text: str, words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_study(file)
+    assert all(word in str(raised.value) for word in [str(file), *words])
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not YAML"):
+        load_study(tmp_path / "binary.yaml")
+
+
+# ------------------------------------------------------------------------------------------------------ expansion
+
+
+def factors(study: Study) -> Counter[tuple[object, ...]]:
+    return Counter(
+        (c.spec.size, c.spec.density, c.spec.unique_tokens, c.spec.epochs, c.spec.method, c.spec.seed)
+        for c in study.cells.values()
+    )
+
+
+def test_grid_is_a_product_with_dense_once() -> None:
+    study = load_study(grid(methods=["rigl", "static", "dense"], seeds=[0, 1]))
+    expected = {
+        (size, density, 4096, epochs, method, seed)
+        for size in ("13k", "50k")
+        for epochs in (1, 2)
+        for seed in (0, 1)
+        for density, method in [(1.0, "dense"), (0.5, "rigl"), (0.5, "static")]
+    }
+    assert factors(study) == Counter(expected)
+
+
+def test_cells_that_stand_twice_are_one() -> None:
+    double = config(
+        grid=[*config()["grid"], {**config()["grid"][0], "sizes": ["50k", "100k"]}],
+        cells=[{"size": "50k", "density": 0.5, "unique_tokens": "4096", "epochs": 1}],
+    )
+    study = load_study(double)
+    assert set(factors(study).values()) == {1}
+    assert len(study.cells) == 3 * 2 * 2
+
+
+def test_exclusions_take_out_what_agrees_with_every_key() -> None:
+    study = load_study(config(exclude=[{"size": "50k", "epochs": [2, 3]}, {"density": 1, "size": "13k"}]))
+    kept = {key[:2] + key[3:4] for key in factors(study)}
+    assert kept == {("13k", 0.5, 1), ("13k", 0.5, 2), ("50k", 1.0, 1), ("50k", 0.5, 1)}
+
+
+def test_later_overrides_win_and_a_cells_own_settings_win_over_them() -> None:
+    study = config(
+        training={"batch_tokens": 256, "lr": 1e-3, "beta1": 0.8},
+        overrides=[{"density": 0.5, "set": {"lr": 2e-3, "beta2": 0.9}}, {"size": "13k", "set": {"lr": 3e-3}}],
+        cells=[{"size": "13k", "density": 0.5, "unique_tokens": 4096, "epochs": 4, "set": {"lr": 4e-3}}],
+    )
+    found = {
+        (c.spec.size, c.spec.density, c.spec.epochs): (c.spec.training.lr, c.spec.training.beta1, c.spec.training.beta2)
+        for c in load_study(study).cells.values()
+    }
+    assert found["50k", 1.0, 1] == (1e-3, 0.8, 0.95)
+    assert found["50k", 0.5, 1] == (2e-3, 0.8, 0.9)
+    assert found["13k", 0.5, 1] == (3e-3, 0.8, 0.9)
+    assert found["13k", 1.0, 1] == (3e-3, 0.8, 0.95)
+    assert found["13k", 0.5, 4] == (4e-3, 0.8, 0.9)
+
+
+def test_a_sweep_is_a_further_product_that_an_override_leaves_alone() -> None:
+    study = load_study(
+        config(
+            grid=[{**config()["grid"][0], "sweep": {"lr": [1e-3, "2e-3"], "batch_tokens": [256, "512"]}}],
+            overrides=[{"size": "13k", "set": {"weight_decay": 0.5, "lr": 9e-3}}],
+        )
+    )
+    swept = Counter((c.spec.training.lr, c.spec.training.batch_tokens) for c in study.cells.values())
+    assert swept == {(lr, batch): 8 for lr in (1e-3, 2e-3) for batch in (256, 512)}
+    assert {c.spec.training.weight_decay for c in study.cells.values() if c.spec.size == "13k"} == {0.5}
+
+
+def test_role_is_the_grids() -> None:
+    test = {"sizes": ["100k"], "densities": [1], "unique_tokens": [4096], "epochs": [1], "role": "extrapolation"}
+    study = load_study(config(grid=[*config()["grid"], test]))
+    assert {(c.role, c.spec.size) for c in study.cells.values()} == {
+        ("fit", "13k"), ("fit", "50k"), ("extrapolation", "100k"),
+    }  # fmt: skip
+
+
+def test_expensive_cells_come_first_and_budgets_are_all_there() -> None:
+    study = load_study(grid(unique_tokens=[8192, 4096], sizes=["13k", "100k", "50k"]))
+    costs = [cell.spec.flops(sparse=False) for cell in study.cells.values()]
+    assert costs == sorted(costs, reverse=True)
+    assert study.budgets == [4096, 8192]
+
+
+def test_tokens_are_whole_batches() -> None:
+    spec = only(listed(unique_tokens=1000, epochs=3)).spec
+    assert (spec.steps, spec.tokens) == (11, 11 * 256)
+
+
+def test_learning_rate_of_maskable_matrices_follows_density() -> None:
+    study = load_study(config(training={"batch_tokens": 256, "lr": 1e-3}, lr_density_exponent=0.5))
+    rates = {c.spec.density: (c.spec.training.lr, c.spec.training.maskable_lr) for c in study.cells.values()}
+    assert rates[1.0] == (1e-3, 1e-3)
+    assert rates[0.5] == (1e-3, pytest.approx(1e-3 * 2**0.5))
+    own = only({**listed(set={"maskable_lr": 5e-4}), "lr_density_exponent": 0.5})
+    assert own.spec.training.maskable_lr == 5e-4
+
+
+# ------------------------------------------------------------------------------------------------------------ ids
+
+
+def test_id_ends_with_the_hash_of_the_canonical_json_of_the_content() -> None:
+    """The hash is taken here by hand: sorted keys, no white space, UTF-8."""
+    for cell in load_study(config()).cells.values():
+        text = json.dumps(cell.spec.content(), sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        assert cell.fingerprint == digest
+        assert cell.id.endswith(f"-{digest[:8]}")
+        assert cell.id.startswith(f"{cell.spec.size}-d{cell.spec.density:g}-u4096-e{cell.spec.epochs}-")
+
+
+def reordered(node: Any) -> Any:
+    """The same content with the keys of every mapping the other way round."""
+    if isinstance(node, dict):
+        return {key: reordered(node[key]) for key in reversed(node)}
+    return [reordered(item) for item in node] if isinstance(node, list) else node
+
+
+@pytest.mark.parametrize("file", STUDY_FILES, ids=lambda path: path.name)
+def test_ids_do_not_depend_on_the_order_of_keys(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    assert load_study(reordered(content)).cells.keys() == load_study(content).cells.keys()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (listed(set={"grad_clip": 1}), listed(set={"grad_clip": 1.0})),
+        (listed(set={"grad_clip": 1}), listed()),
+        (listed(density=1, method="dense"), listed(density=1.0, method="dense")),
+        (listed(unique_tokens=4000), listed(unique_tokens="4k")),
+        (listed(set={"lr": "2e-3"}), listed(set={"lr": 0.002})),  # YAML 1.1 reads 2e-3 as a string
+        (listed(), listed(role="extrapolation")),
+        (listed(set={"maskable_lr": 3e-3}), listed()),
+    ],
+)
+def test_spellings_of_one_cell_are_one_cell(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert only(one).id == only(other).id
+
+
+#: hyperparameter -> another value than its default
+OTHER: dict[str, Any] = {
+    "batch_tokens": 512, "lr": 1e-3, "maskable_lr": 5e-4, "lr_schedule": "wsd", "lr_final": 0.2,
+    "warmup_fraction": 0.1, "decay_fraction": 0.3, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.99, "grad_clip": 2.0,
+    "init_std": 0.01, "distribution": "erk", "drop_fraction": 0.2, "final_drop_fraction": 0.01, "topology_updates": 7,
+    "topology_stop": 0.5,
+}  # fmt: skip
+TOPOLOGY = {"drop_fraction", "final_drop_fraction", "topology_updates", "topology_stop"}
+
+
+def test_other_values_are_of_every_hyperparameter() -> None:
+    assert OTHER.keys() == Hyperparameters.model_fields.keys()
+    assert all(OTHER[key] != value for key, value in Hyperparameters().model_dump().items())
+
+
+@pytest.mark.parametrize("key", OTHER)
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("method", ["dense", "static", "set", "rigl"])
+def test_a_hyperparameter_makes_another_cell_where_it_has_an_effect(method: str, schedule: str, key: str) -> None:
+    if key == "lr_schedule" and schedule == "wsd":
+        pytest.skip("is wsd already")
+    cell = {"method": method, "density": 1 if method == "dense" else 0.5}
+    before = {"lr_schedule": schedule, "batch_tokens": 256}
+    without_effect = (
+        (key == "decay_fraction" and schedule == "cosine")
+        or (key == "distribution" and method == "dense")
+        or (key in TOPOLOGY and method in ("dense", "static"))
+    )
+    same = only(listed(**cell, set=before)).id == only(listed(**cell, set={**before, key: OTHER[key]})).id
+    assert same == without_effect
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        listed(size="50k"),
+        listed(density=0.25),
+        listed(unique_tokens=8192),
+        listed(epochs=2),
+        listed(method="set"),
+        listed(seed=1),
+        {**listed(), "sequence_length": 128},
+        {**listed(), "evaluation_split": "test"},
+        {**listed(), "tokenizer": {"vocab_size": 1024}},
+        {**listed(), "corpus": {"source": "installed", "seed": 1}},
+        {**listed(), "corpus": {"source": "installed", "packages": ["numpy"]}},
+        {**listed(size="own"), "ladder": {"own": {"width": 32, "depth": 1, "heads": 2, "ffn": 96}}},
+        {**listed(), "ladder": {"13k": {"width": 32, "depth": 1, "heads": 4, "ffn": 96}}},
+    ],
+)
+def test_what_matters_makes_another_cell(changed: dict[str, Any]) -> None:
+    assert only(changed).id != only(listed()).id
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {**listed(), "name": "other"},
+        {**listed(), "law": {"forms": ["sparse"]}},
+        {**listed(), "sustained_tflops": 7},
+        {**listed(), "lr_density_exponent": 0.0},
+        {**listed(), "ladder": {"unused": {"width": 32, "depth": 1, "heads": 4, "ffn": 96}}},
+    ],
+)
+def test_what_does_not_matter_makes_no_other_cell(changed: dict[str, Any]) -> None:
+    assert only(changed).id == only(listed()).id
+
+
+def test_where_the_corpus_lies_does_not_matter() -> None:
+    here, there, other = (
+        only({**listed(), "corpus": {"source": "folder", **corpus}}).id
+        for corpus in ({"path": "/a"}, {"path": "b/c"}, {"path": "/a", "text_field": "body"})
+    )
+    assert here == there != other
+
+
+def test_another_exponent_moves_sparse_cells_only() -> None:
+    before, after = load_study(config()), load_study(config(lr_density_exponent=0.5))
+    kept = before.cells.keys() & after.cells.keys()
+    assert {before.cells[cell].spec.density for cell in kept} == {1.0}
+    assert len(kept) == 4
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=8,
+    )
+)
+def test_canonical_json_is_a_function_of_the_value(value: Any) -> None:
+    text = canonical_json(value)
+    assert json.loads(text) == value
+    assert canonical_json(reordered(value)) == text
+    assert fingerprint(value) == hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- specs
+
+
+def write_spec(folder: Path, cell: Cell, **changes: Any) -> Path:
+    path = folder / f"{cell.id}.json"
+    path.write_text(canonical_json({**cell.spec.content(), **changes}))
+    return path
+
+
+@pytest.mark.parametrize("file", STUDY_FILES, ids=lambda path: path.name)
+def test_every_spec_reads_back_as_itself(file: Path, tmp_path: Path) -> None:
+    """The trainer names its checkpoints and its row by the hash of the spec that it read."""
+    for cell in load_study(file).cells.values():
+        spec = read_spec(write_spec(tmp_path, cell))
+        assert spec.content() == cell.spec.content()
+        assert (spec.steps, spec.layer_counts) == (cell.spec.steps, cell.spec.layer_counts)
+        assert fingerprint(spec.content()) == cell.fingerprint
+
+
+def test_an_edited_spec_is_refused(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, only(listed()), seed=1)
+    with pytest.raises(InputError, match="does not match its hash") as raised:
+        read_spec(path)
+    assert "delete it" in str(raised.value)
+
+
+def test_a_spec_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, only(listed()))
+    with pytest.raises(InputError, match="does not match its hash"):
+        read_spec(path.rename(tmp_path / "cell.json"))
+
+
+def test_a_spec_of_other_numerics_is_refused(tmp_path: Path) -> None:
+    content = {**only(listed()).spec.content(), "numerics": NUMERICS + 1}
+    path = tmp_path / f"cell-{fingerprint(content)[:8]}.json"
+    path.write_text(canonical_json(content))
+    with pytest.raises(InputError, match=f"numerics = {NUMERICS + 1}: .* numerics {NUMERICS}"):
+        read_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "is not JSON"), ("[]", "spec"), ("{}", "is required"), ('{"unknown": 1}', "spec")],
+)
+def test_a_file_that_is_no_spec(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "cell-00000000.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_spec(path)
+
+
+def test_a_spec_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sparsedc study specs"):
+        read_spec(tmp_path / "cell-00000000.json")
+
+
+# ---------------------------------------------------------------------------------------------------- study files
+
+
+@pytest.mark.parametrize("file", STUDY_FILES, ids=lambda path: path.name)
+def test_study_files_load(file: Path) -> None:
+    study = load_study(file)
+    assert study.name == ("default" if file.name == "config.yaml" else file.stem)
+    assert {"dense"} < {cell.spec.method for cell in study.cells.values()}
+
+
+def test_the_default_study_can_tell_what_a_law_needs() -> None:
+    """Sizes, densities and repeats to fit on, and extrapolation cells that are larger than all of them."""
+    study = load_study(REPOSITORY / "config.yaml")
+    fit = [cell.spec for cell in study.cells.values() if cell.role == "fit"]
+    test = [cell.spec for cell in study.cells.values() if cell.role == "extrapolation"]
+    assert len({spec.size for spec in fit}) >= 3
+    assert len({spec.density for spec in fit}) >= 4
+    assert len({spec.unique_tokens for spec in fit}) >= 2
+    assert max(spec.epochs for spec in fit) >= 8
+    assert min(s.counts.maskable for s in test) > max(s.counts.maskable for s in fit)
+    assert {(s.size, s.density, s.unique_tokens, s.epochs) for s in fit}.isdisjoint(
+        (s.size, s.density, s.unique_tokens, s.epochs) for s in test
+    )
+
+
+def test_the_default_study_shows_the_defaults() -> None:
+    """config.yaml promises to show every key that may be left out, with its default or a reason."""
+    content = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    shown = content["training"]
+    assert shown.keys() | {"maskable_lr"} == Hyperparameters.model_fields.keys() | {"maskable_lr"}
+    differ = {key for key, value in shown.items() if Hyperparameters.model_fields[key].default != value}
+    lines = (REPOSITORY / "config.yaml").read_text().splitlines()
+    for key in differ:
+        (line,) = [line for line in lines if line.strip().startswith(f"{key}:")]
+        assert "default" in line

@@ -1,0 +1,250 @@
+"""The warm server, with a real one: a client is to be told from a process of its own only by how soon it starts.
+
+The jobs are `sparsedc study check`: on a study file it ends at once, and on a named pipe it waits for a writer,
+so that there is a job to kill.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
+
+CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "installed"},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 256},
+    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """The condition's value, once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Run:
+    """A run to which a server belongs: a process that stands for Snakemake, and a folder for the socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(["sleep", "600"])
+        self.name = f"{self.process.pid} 1700000000.5"
+        self.environment = {**os.environ, RUN_VARIABLE: self.name, "TMPDIR": str(folder)}
+        self.environment.pop(FORKED_VARIABLE, None)
+
+    @property
+    def address(self) -> Path:
+        return self.folder / f"sparsedc-{os.getuid()}" / f"{self.name.replace(' ', '-')}.socket"
+
+    def server(self) -> int | None:
+        """The server's process id, by its command line."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and str(self.address).encode() in (entry / "cmdline").read_bytes():
+                    return int(entry.name)
+        return None
+
+    def client(self, *arguments: object, cwd: Path | None = None, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", CLIENT, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+            env={**self.environment, **environment},
+        )  # fmt: skip
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One server for the whole module. Its last test sees that it ends; should tests fail, this ends it."""
+    run = Run(tmp_path_factory.mktemp("w"))
+    yield run
+    server = run.server()
+    run.end()
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+
+
+@pytest.fixture
+def study_folder(tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def waiting_job(run: Run, pipe: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """A client and the process of its job, which has begun and waits."""
+    client, server = run.client("study", "check", pipe), None
+    try:
+        server = wait_for(run.server)
+        (job,) = wait_for(lambda: children(server))
+        wait_for(lambda: os.readlink(f"/proc/{job}/fd/1").startswith("pipe"))  # the client's; the server has none
+        yield client, job
+    finally:
+        client.kill()
+        client.wait()
+        wait_for(lambda: not (server and children(server)))
+
+
+def test_output_and_directory_are_the_clients(run: Run, study_folder: Path) -> None:
+    out, err = (client := run.client("study", "check", "study.yaml", cwd=study_folder)).communicate(timeout=60)
+    assert (client.returncode, out, err) == (0, "study.yaml: 4 cells (4 fit, 0 extrapolation)\n", "")
+
+
+def test_the_server_is_there_and_serves_the_next_client(run: Run, study_folder: Path) -> None:
+    server = run.server()
+    assert server is not None
+    assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
+    assert run.server() == server
+    assert children(server) == []
+
+
+def test_bad_input_is_status_2_with_its_message(run: Run, study_folder: Path) -> None:
+    out, err = (client := run.client("study", "check", "none.yaml", cwd=study_folder)).communicate(timeout=60)
+    assert (client.returncode, out) == (2, "")
+    assert err == "error: study file = none.yaml: No such file or directory. Name a study file.\n"
+
+
+def test_usage_error_is_status_2(run: Run) -> None:
+    client = run.client("study", "no-such-command")
+    assert "no-such-command" in client.communicate(timeout=60)[1]
+    assert client.returncode == 2
+
+
+def test_an_exception_is_status_1_with_its_traceback(run: Run, study_folder: Path) -> None:
+    (study_folder / "file").touch()  # a folder that cannot be made
+    client = run.client("study", "specs", study_folder / "study.yaml", "--out", study_folder / "file")
+    assert "Traceback" in client.communicate(timeout=60)[1]
+    assert client.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_job_is_128_and_the_signal(run: Run, study_folder: Path, number: signal.Signals) -> None:
+    with waiting_job(run, study_folder / "pipe") as (client, job):
+        os.kill(job, number)
+        assert client.wait(timeout=30) == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_client_ends_its_job_alone(run: Run, study_folder: Path, number: signal.Signals) -> None:
+    os.mkfifo(study_folder / "other")
+    with waiting_job(run, study_folder / "pipe") as (client, job):
+        other = run.client("study", "check", study_folder / "other")
+        wait_for(lambda: len(children(wait_for(run.server))) == 2)
+        client.send_signal(number)
+        wait_for(lambda: not alive(job))
+        (study_folder / "other").write_text((study_folder / "study.yaml").read_text())  # lets the other job go on
+        assert other.wait(timeout=30) == 0
+
+
+def test_jobs_run_side_by_side_and_each_hears_of_its_own_end(run: Run, study_folder: Path) -> None:
+    pipes = [study_folder / f"pipe{i}" for i in range(3)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    clients = [run.client("study", "check", pipe) for pipe in pipes]
+    wait_for(lambda: len(children(wait_for(run.server))) == 3)
+    pipes[2].write_text("")  # no study
+    assert clients[2].wait(timeout=30) == 2
+    pipes[0].write_text((study_folder / "study.yaml").read_text())
+    assert clients[0].wait(timeout=30) == 0
+    assert clients[1].poll() is None
+    clients[1].kill()
+    clients[1].wait()
+    wait_for(lambda: not children(wait_for(run.server)))
+
+
+@pytest.mark.parametrize("said", [b"", b"\x00\x00\x00", (100).to_bytes(8, "big") + b'{"arguments":'])
+def test_a_client_that_dies_before_it_has_spoken_harms_nobody(run: Run, study_folder: Path, said: bytes) -> None:
+    with waiting_job(run, study_folder / "pipe") as (client, _):
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.connect(str(run.address))
+            dying.sendall(said)
+        assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=30) == 0
+        (study_folder / "pipe").write_text((study_folder / "study.yaml").read_text())
+        assert client.wait(timeout=30) == 0
+
+
+def test_the_environment_is_the_clients(run: Run, study_folder: Path) -> None:
+    """NO_COLOR and COLUMNS reach the job: its usage text is as wide as the client says."""
+    wide, narrow = (
+        run.client("study", "--help", COLUMNS=columns, TERMINAL_WIDTH=columns).communicate(timeout=60)[0]
+        for columns in ("120", "50")
+    )
+    assert max(map(len, wide.splitlines())) > max(map(len, narrow.splitlines()))
+
+
+def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folder: Path) -> None:
+    server = wait_for(run.server)
+    assert run.address.exists()
+    with waiting_job(run, study_folder / "pipe") as (client, _):
+        run.end()
+        time.sleep(1.5)  # longer than the server takes to look
+        assert alive(server)  # for the job's sake
+        (study_folder / "pipe").write_text((study_folder / "study.yaml").read_text())
+        assert client.wait(timeout=30) == 0
+    wait_for(lambda: not alive(server))
+    assert not run.address.exists()
+
+
+def test_without_a_run_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv(RUN_VARIABLE, raising=False)
+    assert run_warm(["study", "check", "none.yaml"]) is None
+    monkeypatch.setenv(RUN_VARIABLE, "1 2.5")
+    monkeypatch.setenv(FORKED_VARIABLE, "1")
+    assert run_warm(["study", "check", "none.yaml"]) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_server_can_start_the_caller_does_the_work(tmp_path: Path) -> None:
+    """The server fails at its first import; no client may take that for the end of its job."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "transformers.py").write_text("raise ImportError('broken')")
+    program = CLIENT.replace("sys.exit(run_warm(sys.argv[1:]))", "print(run_warm(sys.argv[1:]))")
+    environment = {
+        **os.environ, RUN_VARIABLE: f"{os.getpid()} 1.5", "TMPDIR": str(tmp_path),
+        "PYTHONPATH": str(tmp_path / "broken"),
+    }  # fmt: skip
+    environment.pop(FORKED_VARIABLE, None)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "study", "check", "none.yaml"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("None\n", "")

@@ -1,0 +1,221 @@
+"""The workflow end to end: a micro study on real text through Snakemake, and what reruns when something changes."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsedc.figures import FIGURES
+from sparsedc.study import load_study
+
+ROOT = Path(__file__).parents[1]
+STUDY = {
+    "name": "micro",
+    "corpus": {"source": "installed", "packages": ["pydantic", "typer"], "validation_fraction": 0.1},
+    "tokenizer": {"vocab_size": 400},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 512, "lr": 1e-2, "warmup_fraction": 0.2, "topology_updates": 4},
+    "grid": [
+        {
+            "sizes": ["13k", "50k"],
+            "densities": [1, 0.5],
+            "unique_tokens": [4096, 8192],
+            "epochs": [1, 2],
+            "methods": ["rigl"],
+        },
+        {"role": "extrapolation", "sizes": ["100k"], "densities": [0.5], "unique_tokens": [8192], "epochs": [1]},
+    ],
+    # A cell that cannot but diverge keeps its row and stays out of the law.
+    "cells": [
+        {"size": "13k", "density": 0.5, "unique_tokens": 4096, "epochs": 1, "method": "set", "set": {"lr": 1e30}}
+    ],
+    "law": {"forms": ["chinchilla", "muennighoff"]},
+}
+
+
+def snakemake(folder, *arguments, check=True):
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def planned(folder, *arguments):
+    """Rule -> number of jobs that a dry run plans."""
+    out = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments).stdout
+    if "Nothing to be done" in out:
+        return {}
+    lines = out[out.index("Job stats:") :].splitlines()[3:]
+    jobs = dict(line.split() for line in lines[: lines.index("")])
+    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def write_study(folder, study):
+    (folder / "config.yaml").write_text(yaml.safe_dump(study))
+
+
+def new_folder(folder):
+    for name in ("Snakefile", "workflow", "profiles"):
+        os.symlink(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The micro study, done once. Tests that change something work on a copy."""
+    folder = new_folder(tmp_path_factory.mktemp("study"))
+    write_study(folder, STUDY)
+    result = snakemake(folder)
+    return folder, result
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder, symlinks=True)
+    return folder
+
+
+def rows(folder):
+    with (folder / "results/micro/runs.csv").open() as lines:
+        return {row["cell"]: row for row in csv.DictReader(lines)}
+
+
+def test_from_text_to_law(finished):
+    folder, result = finished
+    results = folder / "results/micro"
+    study = load_study(STUDY)
+    table = rows(folder)
+    assert set(table) == set(study.cells)
+    assert sorted(row["status"] for row in table.values()) == ["diverged"] + ["ok"] * 17
+    for cell, row in table.items():
+        spec = study.cells[cell].spec
+        assert row["role"] == study.cells[cell].role
+        assert row["fingerprint"] == study.cells[cell].fingerprint
+        if row["status"] == "ok":
+            assert int(row["tokens"]) == spec.unique_tokens * spec.epochs
+            assert 2 < float(row["val_loss"]) < 6.1  # below the log of the vocabulary, 5.99, or nearly
+    law = json.loads((results / "law/law.json").read_text())
+    assert {fit["n_runs"] for fit in law["fits"].values()} == {16}
+    with (results / "law/predictions.csv").open() as lines:
+        assert sum(row["role"] == "extrapolation" for row in csv.DictReader(lines)) == 1
+    for figure in ("loss_by_epochs", "prediction_vs_truth", "isoloss"):
+        assert (results / f"figures/{figure}.png").stat().st_size > 5000
+        assert (results / f"figures/{figure}.svg").stat().st_size > 5000
+    assert "18 of 18 cells" in result.stderr
+    assert "tokens/s" in result.stderr
+    assert "left" in result.stderr
+    log = (results / "logs/law.log").read_text()
+    assert "diverged" in log
+
+
+def test_report(finished):
+    folder, _ = finished
+    snakemake(folder, "--report", "results/micro/report.html")
+    report = (folder / "results/micro/report.html").read_text()
+    assert "loss_by_epochs" in report
+    assert 'src="http' not in report
+
+
+def test_nothing_to_do_twice(finished):
+    folder, _ = finished
+    assert planned(folder) == {}
+
+
+def test_changed_hyperparameter_reruns_its_cell_and_what_depends_on_it(copy):
+    before = rows(copy)
+    picked = {"size": "50k", "density": 1, "unique_tokens": 8192, "epochs": 2}
+    write_study(copy, {**STUDY, "overrides": [{**picked, "set": {"weight_decay": 0.5}}]})
+    after_law = {"index": 1, "runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    assert planned(copy) == {"study": 1, "spec": 1, "train": 1, **after_law}
+    trained = {path: path.stat().st_mtime_ns for path in (copy / "results/micro/cells").glob("*/metrics.json")}
+    snakemake(copy)
+    after = rows(copy)
+    new, gone = set(after) - set(before), set(before) - set(after)
+    assert len(new) == len(gone) == 1
+    assert float(after[new.pop()]["weight_decay"]) == 0.5
+    assert {cell: after[cell] for cell in before if cell in after} == {
+        cell: row for cell, row in before.items() if cell in after
+    }
+    assert all(path.stat().st_mtime_ns == moment for path, moment in trained.items())
+    # Back to the old study: its cells are all still there.
+    write_study(copy, STUDY)
+    assert planned(copy) == {"study": 1, **after_law}
+
+
+def test_added_cell_trains_alone_and_removed_cell_trains_none(copy):
+    after_law = {"study": 1, "index": 1, "runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    extra = {"size": "13k", "density": 1, "unique_tokens": 4096, "epochs": 3, "method": "dense"}
+    write_study(copy, {**STUDY, "cells": [*STUDY["cells"], extra]})
+    assert planned(copy) == {"spec": 1, "train": 1, **after_law}
+    write_study(copy, {**STUDY, "cells": []})
+    assert planned(copy) == after_law
+
+
+def test_touched_files_of_the_same_content_rerun_nothing(copy):
+    for path in (copy / "results/micro/specs").iterdir():
+        path.touch()
+    (copy / "config.yaml").touch()
+    assert planned(copy) == {}
+
+
+def test_edited_spec_is_refused(copy):
+    spec = next((copy / "results/micro/specs").glob("50k-d1-*"))
+    spec.write_text(spec.read_text().replace('"lr":0.01', '"lr":0.02'))
+    result = snakemake(copy, check=False)
+    assert result.returncode != 0
+    assert "does not match its hash" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (copy / f"results/micro/cells/{spec.stem}/metrics.json").exists()
+
+
+def test_corrupt_tokens_are_refused(copy):
+    tokens = next((copy / "results/micro/corpus").glob("*/tokens/train.bin"))
+    with tokens.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\xff")
+    shutil.rmtree(next((copy / "results/micro/cells").glob("13k-d1-*")))
+    (copy / "results/micro/runs.csv").unlink()
+    result = snakemake(copy, check=False)
+    assert result.returncode != 0
+    assert f"{tokens.relative_to(copy)}: its sha256 is not the one in its manifest. Delete it" in result.stderr
+    tokens.unlink()
+    assert planned(copy)["tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": [{**STUDY["grid"][0], "unique_tokens": ["1B"]}]}, "unique_tokens = 1000000000: the train split has"),
+        ({"corpus": {"source": "installed", "packages": ["no_such_package"]}}, "no_such_package"),
+    ],
+)
+def test_study_that_the_corpus_cannot_fill_stops_before_training(copy, change, message):
+    write_study(copy, {**STUDY, **change, "name": "micro"})
+    before = set((copy / "results/micro/cells").iterdir())
+    result = snakemake(copy, check=False)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert set((copy / "results/micro/cells").iterdir()) == before
+
+
+def test_bad_study_is_one_message(tmp_path):
+    folder = new_folder(tmp_path)
+    write_study(folder, {**STUDY, "sequence_lenght": 64})
+    result = snakemake(folder, check=False)
+    assert result.returncode != 0
+    assert "sequence_lenght" in result.stderr
+    assert "Did you mean sequence_length?" in result.stderr
+    assert not (folder / "results").exists()
