@@ -4,7 +4,8 @@
 #   snakemake --cores all --configfile studies/x.yaml       another one
 #
 # Rules are thin: `sparsedc` commands do the work. Whatever a cell's numbers depend on stands in its spec, whose hash
-# is part of the cell's path; so a changed hyperparameter trains that cell anew and no other.
+# is part of the cell's path; so a changed hyperparameter trains that cell anew and no other. What a command says
+# goes to its log and to the terminal, so that an error is seen where it happens.
 import os
 import time
 
@@ -33,9 +34,6 @@ except InputError as error:
 
 RESULTS = f"results/{STUDY.name}"
 CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
-
-# Ends every command: what it says goes to its log and to the terminal, so that an error is seen where it happens.
-LOGGED = " 2> >(tee {log} >&2)"
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"

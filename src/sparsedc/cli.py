@@ -79,6 +79,12 @@ def show(
 
 
 @study_app.command()
+def results(config: StudyFile) -> None:
+    """Print the folder of a study's results."""
+    print(f"results/{_load(config).name}")
+
+
+@study_app.command()
 def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table to write.")]) -> None:
     """Write the list of a study's cells as a tab-separated table."""
     from sparsedc.listing import listing

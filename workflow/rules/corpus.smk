@@ -16,7 +16,7 @@ rule study:
     params:
         study=canonical_json(STUDY.config.model_dump(mode="json")),
     shell:
-        "printf '%s\\n' {params.study:q} > {output}" + LOGGED
+        "printf '%s\\n' {params.study:q} > {output} 2> >(tee {log} >&2)"
 
 
 rule documents:
@@ -24,23 +24,24 @@ rule documents:
         study=ancient(f"{RESULTS}/study.json"),
         text=watched_files(STUDY.config.corpus),
     output:
-        f"{CORPUS}/documents/documents.json",
-        f"{CORPUS}/documents/train.parquet",
-        f"{CORPUS}/documents/validation.parquet",
+        index=f"{CORPUS}/documents/documents.json",
+        train=f"{CORPUS}/documents/train.parquet",
+        validation=f"{CORPUS}/documents/validation.parquet",
     log:
         f"{CORPUS}/documents.log",
     params:
         corpus=canonical_json(STUDY.config.corpus.model_dump(mode="json")),
         versions=watched_versions(STUDY.config.corpus),
-        folder=f"{CORPUS}/documents",
+        folder=subpath(output.index, parent=True),
     shell:
-        "sparsedc corpus documents {input.study} --out {params.folder}" + LOGGED
+        "sparsedc corpus documents {input.study} --out {params.folder} 2> >(tee {log} >&2)"
 
 
 rule tokenizer:
     input:
         study=ancient(f"{RESULTS}/study.json"),
-        documents=rules.documents.output,
+        documents=rules.documents.output.index,
+        train=rules.documents.output.train,
     output:
         f"{CORPUS}/tokenizer/tokenizer.json",
     log:
@@ -48,42 +49,45 @@ rule tokenizer:
     threads: workflow.cores
     params:
         tokenizer=canonical_json(STUDY.config.tokenizer.model_dump(mode="json")),
-        documents=f"{CORPUS}/documents",
-        folder=f"{CORPUS}/tokenizer",
+        documents=subpath(input.documents, parent=True),
+        folder=subpath(output[0], parent=True),
     shell:
-        "sparsedc corpus tokenizer {input.study} --documents {params.documents} --out {params.folder}" + LOGGED
+        "sparsedc corpus tokenizer {input.study} --documents {params.documents} --out {params.folder} 2> >(tee {log} >&2)"
 
 
 rule tokens:
     input:
-        documents=rules.documents.output,
-        tokenizer=rules.tokenizer.output,
+        documents=rules.documents.output.index,
+        text=[rules.documents.output.train, rules.documents.output.validation],
+        tokenizer=rules.tokenizer.output[0],
     output:
-        f"{CORPUS}/tokens/manifest.json",
-        f"{CORPUS}/tokens/train.bin",
-        f"{CORPUS}/tokens/{STUDY.config.evaluation_split}.bin",
+        manifest=f"{CORPUS}/tokens/manifest.json",
+        train=f"{CORPUS}/tokens/train.bin",
+        held_out=f"{CORPUS}/tokens/{STUDY.config.evaluation_split}.bin",
     log:
         f"{CORPUS}/tokens.log",
     threads: workflow.cores
     params:
-        documents=f"{CORPUS}/documents",
-        tokenizer=f"{CORPUS}/tokenizer",
-        folder=f"{CORPUS}/tokens",
+        documents=subpath(input.documents, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        folder=subpath(output.manifest, parent=True),
     shell:
         "sparsedc corpus tokens --documents {params.documents} --tokenizer {params.tokenizer}"
-        " --out {params.folder}" + LOGGED
+        " --out {params.folder} 2> >(tee {log} >&2)"
 
 
+# A budget that the corpus cannot fill is found here, before any training.
 rule budgets:
     input:
         study=ancient(f"{RESULTS}/study.json"),
-        tokens=rules.tokens.output,
+        manifest=rules.tokens.output.manifest,
+        train=rules.tokens.output.train,
     output:
         f"{CORPUS}/budgets.tsv",
     log:
         f"{CORPUS}/budgets.log",
     params:
         budgets=STUDY.budgets,
-        tokens=f"{CORPUS}/tokens",
+        tokens=subpath(input.manifest, parent=True),
     shell:
-        "sparsedc corpus budgets {input.study} --tokens {params.tokens} --out {output}" + LOGGED
+        "sparsedc corpus budgets {input.study} --tokens {params.tokens} --out {output} 2> >(tee {log} >&2)"

@@ -19,7 +19,7 @@ for FIGURE in FIGURES:  # a rule each, because a caption cannot depend on a wild
             law=subpath(input.law, parent=True),
             stem=subpath(output[0], strip_suffix=".svg"),
         shell:
-            "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} --out {params.stem}" + LOGGED
+            "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} --out {params.stem} 2> >(tee {log} >&2)"
 
 
 rule summary:
@@ -33,4 +33,4 @@ rule summary:
     params:
         law=subpath(input.law, parent=True),
     shell:
-        "sparsedc summary --runs {input.runs} --law {params.law} --out {output}" + LOGGED
+        "sparsedc summary --runs {input.runs} --law {params.law} --out {output} 2> >(tee {log} >&2)"

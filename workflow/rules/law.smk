@@ -18,4 +18,4 @@ rule law:
         delta=STUDY.config.law.huber_delta,
     shell:
         "sparsedc law fit {input} --out {params.folder} {params.forms} --params {params.params}"
-        " --delta {params.delta}" + LOGGED
+        " --delta {params.delta} 2> >(tee {log} >&2)"

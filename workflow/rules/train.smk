@@ -17,7 +17,7 @@ rule spec:
     params:
         spec=lambda wildcards: canonical_json(STUDY.cells[wildcards.cell].spec.content()),
     shell:
-        "printf '%s\\n' {params.spec:q} > {output}" + LOGGED
+        "printf '%s\\n' {params.spec:q} > {output} 2> >(tee {log} >&2)"
 
 
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
@@ -26,8 +26,8 @@ rule spec:
 rule train:
     input:
         spec=f"{RESULTS}/specs/{{cell}}.json",
-        manifest=rules.tokens.output[0],  # holds the checksums of the tokens, which are too large to compare
-        tokens=ancient(rules.tokens.output[1:]),
+        manifest=rules.tokens.output.manifest,  # holds the checksums of the tokens, which are too large to compare
+        tokens=ancient([rules.tokens.output.train, rules.tokens.output.held_out]),
         budgets=ancient(rules.budgets.output[0]),
     output:
         f"{RESULTS}/cells/{{cell}}/metrics.json",
@@ -37,7 +37,7 @@ rule train:
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "sparsedc train {input.spec} --out {params.folder} --threads {threads}" + LOGGED
+        "sparsedc train {input.spec} --out {params.folder} --threads {threads} 2> >(tee {log} >&2)"
 
 
 rule index:
@@ -49,7 +49,7 @@ rule index:
         f"{RESULTS}/logs/index.log",
     priority: len(RANK)
     shell:
-        "sparsedc study index {input} {output}" + LOGGED
+        "sparsedc study index {input} {output} 2> >(tee {log} >&2)"
 
 
 rule runs:
@@ -61,4 +61,4 @@ rule runs:
     log:
         f"{RESULTS}/logs/runs.log",
     shell:
-        "sparsedc runs collect {input.cells} {output}" + LOGGED
+        "sparsedc runs collect {input.cells} {output} 2> >(tee {log} >&2)"

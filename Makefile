@@ -1,0 +1,39 @@
+# make study [CONFIG=studies/x.yaml] [CORES=n]   from text to law, figures and report
+# make test                                      all tests
+# make lint                                      formatting, lint and types of code and workflow
+# Each first makes .venv from envs/requirements.lock if it is missing or older than the lock.
+
+CONFIG ?= config.yaml
+CORES ?= all
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: study test lint
+
+study: $(VENV)/installed
+	@snakemake --cores $(CORES) --configfile $(CONFIG)
+	@results=$$(sparsedc study results $(CONFIG)); report=$$results/report.html; \
+	if [[ ! -e $$report || -n $$(find $$results/runs.csv $$results/law $$results/figures $$results/summary.html -newer $$report) ]]; then \
+		snakemake --cores 1 --configfile $(CONFIG) --report $$report --quiet all; fi; \
+	printf '\n%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
+
+test: $(VENV)/installed
+	pytest -n auto --dist loadscope
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint --configfile config.yaml
+	mypy
+
+$(VENV)/installed: envs/requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsedc needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --requirement envs/requirements.lock
+	pip install --quiet --no-deps --editable .
+	touch $@
