@@ -1,8 +1,10 @@
 """The command line: exit statuses, what goes to which stream, and which imports a command does without."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,13 @@ def test_index_lists_the_cells(study_file: Path, tmp_path: Path, monkeypatch: py
     assert run("study", "index", study_file, tmp_path / "new" / "cells.tsv", monkeypatch=monkeypatch) == 0
     lines = (tmp_path / "new" / "cells.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["cell", *load_study(study_file).cells]
+
+
+def test_results_is_where_the_workflow_puts_them(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("study", "results", study_file, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == "results/small\n"
 
 
 BAD = {
@@ -163,3 +172,12 @@ def test_checking_a_study_of_any_method_imports_no_torch(study_file: Path) -> No
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    repository = Path(__file__).parents[1]
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    required = {re.split("[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    lines = (repository / "docs" / "dependencies.md").read_text().splitlines()
+    rows = {line.split("|")[1].strip() for line in lines if line.startswith("| ")} - {"package"}
+    assert rows == required

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from sparsedc.study import short
 POWERS = {"": 0, "k": 3, "M": 6, "B": 9, "T": 12}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(0, 12), st.sampled_from(list(POWERS)))
 def test_count_with_suffix_is_shifted_decimal(digits: int, places: int, suffix: str) -> None:
     """The reference moves the decimal point of a string, with no arithmetic."""
@@ -56,6 +57,7 @@ def test_what_is_no_count(written: object) -> None:
         parse_count(written)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789.eE+-_kMBTnaif ,", max_size=12))
 def test_any_text_is_a_whole_number_or_a_value_error(text: str) -> None:
     """Nothing else may come out of it: other exceptions would reach the user as a traceback."""
@@ -72,11 +74,13 @@ def test_counts_are_positive_and_fit_the_runs_table(count: object) -> None:
         Hyperparameters.model_validate({"batch_tokens": count})
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**18))
 def test_short_spelling_reads_back(count: int) -> None:
     assert parse_count(short(count)) == count
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9999), st.sampled_from(["k", "M", "B", "T"]))
 def test_short_spelling_of_round_counts_has_a_suffix(digits: int, suffix: str) -> None:
     spelt = short(digits * 10 ** POWERS[suffix])

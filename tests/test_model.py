@@ -1,5 +1,7 @@
 """Counts and FLOPs by arithmetic, against the model that is really built and the operations that it really does."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -89,6 +91,21 @@ def test_the_papers_body_counts() -> None:
         "7b68": 38 * (4 * 4096**2 + 3 * 4096 * 11008),
     }
     assert {size: count_parameters(LADDER[size], 32000).maskable for size in expected} == expected
+
+
+def test_the_documented_ladder_is_the_ladder() -> None:
+    """Every number of the table in docs/studies.md."""
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    rows = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `") and line.count("|") == 9
+    ]
+    found = {size.strip("`"): [int(number.replace(",", "")) for number in numbers] for size, *numbers in rows}
+    assert list(found) == list(LADDER)
+    for size, (width, depth, heads, ffn, maskable, vocabulary, total) in found.items():
+        shape = Shape(width=width, depth=depth, heads=heads, ffn=ffn)
+        counts = count_parameters(shape, vocabulary)
+        assert (shape, maskable, total) == (LADDER[size], counts.maskable, counts.total)
+        assert total == maskable + 2 * vocabulary * width + (2 * depth + 1) * width
 
 
 def test_ladder_has_no_size_twice_and_heads_divide_widths() -> None:

@@ -1,6 +1,7 @@
 """The runs table: what is written reads back, what is not a runs table is refused, and collecting and merging."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ def test_a_value_of_the_wrong_type(column: str, value: object, tmp_path: Path) -
     table(row()).astype(object).assign(**{column: value}).to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(InputError, match="wrong type"):
         read_runs(tmp_path / "runs.csv")
+
+
+def test_every_column_is_documented_in_order() -> None:
+    table, _ = (Path(__file__).parents[1] / "docs" / "runs.md").read_text().split("## metrics.json")
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [name for names in first for name in re.findall("`(.+?)`", names)] == list(COLUMNS)
 
 
 # ------------------------------------------------------------------------------------------------------ collecting

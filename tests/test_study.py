@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsedc.config import Hyperparameters
@@ -279,8 +279,23 @@ def test_learning_rate_of_maskable_matrices_follows_density() -> None:
     rates = {c.spec.density: (c.spec.training.lr, c.spec.training.maskable_lr) for c in study.cells.values()}
     assert rates[1.0] == (1e-3, 1e-3)
     assert rates[0.5] == (1e-3, pytest.approx(1e-3 * 2**0.5))
-    own = only({**listed(set={"maskable_lr": 5e-4}), "lr_density_exponent": 0.5})
-    assert own.spec.training.maskable_lr == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("study", "rate"),
+    [
+        (listed(), 1e-2),
+        ({**listed(), "lr_density_exponent": 0.5}, 1e-2 * 2**0.5),
+        ({**listed(set={"lr": 1e-3}), "lr_density_exponent": 1}, 2e-3),
+        ({**listed(), "training": {"batch_tokens": 256, "maskable_lr": 1e-3}, "lr_density_exponent": 1}, 2e-3),
+        ({**listed(set={"maskable_lr": 5e-4}), "lr_density_exponent": 1}, 5e-4),
+        ({**listed(), "overrides": [{"size": "13k", "set": {"maskable_lr": 5e-4}}], "lr_density_exponent": 1}, 5e-4),
+    ],
+)
+def test_density_scales_the_maskable_rate_unless_the_cell_has_its_own(study: dict[str, Any], rate: float) -> None:
+    training = {"batch_tokens": 256, "lr": 1e-2}
+    cell = only({**study, "training": {**training, **study["training"]}})
+    assert cell.spec.maskable_lr == pytest.approx(rate)
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
@@ -408,6 +423,7 @@ def test_another_exponent_moves_sparse_cells_only() -> None:
     assert len(kept) == 4
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -486,6 +502,17 @@ def test_study_files_load(file: Path) -> None:
     study = load_study(file)
     assert study.name == ("default" if file.name == "config.yaml" else file.stem)
     assert {"dense"} < {cell.spec.method for cell in study.cells.values()}
+
+
+def test_the_studies_in_the_documentation_load() -> None:
+    """The smallest study as it stands, and each other example put into it."""
+    text = (REPOSITORY / "docs" / "studies.md").read_text()
+    smallest, *examples = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
+    assert len(load_study(smallest).cells) == 3 * 3 * 2 * 2
+    assert len(examples) == 4
+    for example in examples:
+        sizes = config(grid=[{**config()["grid"][0], "sizes": ["50k", "800k", "1m8"], "epochs": [1, 4]}])
+        assert load_study({**sizes, **example, "sequence_length": 256, "training": {"batch_tokens": 1024}}).cells
 
 
 def test_the_default_study_can_tell_what_a_law_needs() -> None:

@@ -21,6 +21,8 @@ import yaml
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+
 STUDY: dict[str, Any] = {
     "name": "small",
     "corpus": {"source": "installed"},

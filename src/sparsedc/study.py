@@ -249,7 +249,8 @@ class Study:
         training = validated(Hyperparameters, {**self.config.training.model_dump(), **own}, where="training")
         if "maskable_lr" not in own:
             rate = (training.maskable_lr or training.lr) * listed.density**-self.config.lr_density_exponent
-            training = training.model_copy(update={"maskable_lr": rate})
+            # Twelve digits: powers differ in the last ones from machine to machine, and the cell's id is not to.
+            training = training.model_copy(update={"maskable_lr": float(f"{rate:.12g}")})
         shape = model.find_shape(listed.size, {**model.LADDER, **self.config.ladder})
         spec = Spec(
             data=self.data,

@@ -11,7 +11,7 @@ from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.study import fingerprint, read_spec, write_text
-from sparsedc.train.checkpoint import exclusive
+from sparsedc.train.checkpoint import delete_checkpoint, exclusive
 from sparsedc.train.loop import Trainer, train_cell
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
@@ -48,6 +48,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
 
         metrics = train_cell(spec, train, held_out, work, chosen, report)
         write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
+        delete_checkpoint(work)
     row = metrics["row"]
     result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)

@@ -28,7 +28,7 @@ from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate
 from sparsedc.sparsity.methods import method
 from sparsedc.study import Spec, fingerprint
 from sparsedc.train.batches import Batches, windows
-from sparsedc.train.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.schedule import lr_share
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
@@ -186,7 +186,6 @@ def train_cell(
                 saved = now
     trainer.engine.check()
     evaluated = None if diverged else evaluate(trainer.model, validation, spec)
-    delete_checkpoint(work)
     return metrics(trainer, evaluated, train, validation)
 
 
