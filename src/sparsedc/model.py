@@ -25,6 +25,7 @@ def _shape(width: int, depth: int, heads: int, ffn: int) -> Shape:
 #: largest validation point (7.68B, of which no configuration was released), chosen here.
 LADDER: dict[str, Shape] = {
     "13k": _shape(32, 1, 2, 96),
+    "25k": _shape(32, 2, 2, 96),
     "50k": _shape(48, 2, 3, 128),
     "100k": _shape(64, 2, 4, 176),
     "200k": _shape(96, 2, 6, 256),
