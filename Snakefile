@@ -42,7 +42,7 @@ os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 report: "workflow/report/workflow.rst"
 
 
-# Used with --software-deployment-method apptainer only.
+# Has no effect unless Snakemake is told to deploy software with apptainer; sparsedc then has to be in the image.
 container: "docker://python:3.11-slim"
 
 

@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "density that empties a layer": (grid(densities=[1e-6]), ["density", "1e-06", "higher density"]),
     "zero epochs": (grid(epochs=[0]), ["grid.0.epochs.0", "= 0", "greater than 0"]),
     "no epochs": (grid(epochs=[]), ["grid.0.epochs", "[]", "at least 1"]),
-    "unknown size": (grid(sizes=["51k"]), ["size", "51k", "Known: 13k, 50k", "`ladder`"]),
+    "unknown size": (grid(sizes=["51k"]), ["size", "51k", "Known: 13k, 25k", "`ladder`"]),
     "unknown method": (grid(methods=["riggl"]), ["method", "riggl", "rigl"]),
     "dense below density 1": (listed(method="dense"), ["density", "0.5", "dense"]),
     "a sparse method at density 1": (listed(density=1), ["density", "1.0", "rigl", "dense"]),
@@ -523,7 +523,7 @@ def test_the_default_study_can_tell_what_a_law_needs() -> None:
     assert len({spec.size for spec in fit}) >= 3
     assert len({spec.density for spec in fit}) >= 4
     assert len({spec.unique_tokens for spec in fit}) >= 2
-    assert max(spec.epochs for spec in fit) >= 8
+    assert max(spec.epochs for spec in fit) >= 4
     assert min(s.counts.maskable for s in test) > max(s.counts.maskable for s in fit)
     assert {(s.size, s.density, s.unique_tokens, s.epochs) for s in fit}.isdisjoint(
         (s.size, s.density, s.unique_tokens, s.epochs) for s in test
