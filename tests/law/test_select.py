@@ -40,6 +40,15 @@ def test_a_form_that_is_not_identifiable_is_not_preferred(simulate):
     assert selection.fits[-1].form == "sparse"
 
 
+def test_several_sparse_methods_in_one_fit_are_said_aloud(simulate):
+    runs = simulate("chinchilla", densities=[1.0, 0.5])
+    runs["method"] = np.where(runs["density"] == 1, "dense", "rigl")
+    select_law(runs, ["chinchilla"])
+    runs.loc[runs.index[runs["density"] < 1][0], "method"] = "static"
+    with pytest.warns(SparsedcWarning, match="rigl, static"):
+        select_law(runs, ["chinchilla"])
+
+
 def test_files_agree_with_each_other_and_with_a_fit_done_anew(study):
     runs = read_runs(study / "runs.csv")
     finished = runs[runs["status"] == "ok"]

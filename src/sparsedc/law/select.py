@@ -4,6 +4,7 @@ law.json holds the choice and all fits, comparison.csv the forms and baselines s
 finished cell as the chosen law predicts it.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import DEFAULT_CONVENTION
 from sparsedc.law.fit import DELTA, FORMAT, Fit, finished, fit_finished, read_json, write_json
 from sparsedc.law.forms import FORMS, get_form
@@ -87,6 +88,13 @@ def select_law(
     for form in forms:
         get_form(form)
     fitted, held_out = finished(runs, "fit"), finished(runs, "extrapolation")
+    methods = sorted(set(fitted["method"]) - {"dense"})
+    if len(methods) > 1:
+        warnings.warn(
+            f"fit cells of several sparse methods ({', '.join(methods)}) are fitted as one; the law knows no method",
+            SparsedcWarning,
+            stacklevel=2,
+        )
     left_out = int((runs["role"] == "fit").sum()) - len(fitted)
     fits = [
         fit_finished(fitted, form, params=params, delta=delta, n_left_out=left_out) for form in dict.fromkeys(forms)

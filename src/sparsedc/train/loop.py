@@ -32,7 +32,7 @@ from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.schedule import lr_share
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
-EVALUATION_TOKENS = 65_536  # a forward pass; bounds the memory of the logits
+EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation: 256 MiB in fp32, whatever the vocabulary
 CURVE_POINTS = 200  # of the training curve that is kept
 
 
@@ -192,7 +192,7 @@ def train_cell(
 def evaluate(model: torch.nn.Module, tokens: Tokens, spec: Spec) -> HeldOut:
     """Held-out loss over every token of a split."""
     device = next(model.parameters()).device
-    batch = max(1, EVALUATION_TOKENS // spec.sequence_length)
+    batch = max(1, EVALUATION_LOGITS // (spec.vocab_size * spec.sequence_length))
     losses = token_losses(model, tokens.ids, spec.sequence_length, tokens.eod, batch, autocast_dtype(device))
     return held_out(losses, tokens.document_ids())
 
