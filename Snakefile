@@ -15,7 +15,8 @@ from snakemake.utils import min_version
 from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES
-from sparsedc.study import canonical_json, load_study
+from sparsedc.spec import canonical_json
+from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
 min_version("9.14")

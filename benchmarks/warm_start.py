@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsedc.study import canonical_json, load_study
+from sparsedc.spec import canonical_json
+from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
 STUDY = {

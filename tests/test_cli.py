@@ -13,7 +13,8 @@ import yaml
 
 from sparsedc.cli import main
 from sparsedc.errors import InputError
-from sparsedc.study import load_study, read_spec
+from sparsedc.spec import read_spec
+from sparsedc.study import load_study
 
 STUDY: dict[str, Any] = {
     "name": "small",

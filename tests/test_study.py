@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sparsedc.config import Hyperparameters
 from sparsedc.errors import InputError
-from sparsedc.study import NUMERICS, Cell, Study, canonical_json, fingerprint, load_study, read_spec
+from sparsedc.spec import NUMERICS, canonical_json, fingerprint, read_spec
+from sparsedc.study import Cell, Study, load_study
 
 REPOSITORY = Path(__file__).parents[1]
 STUDY_FILES = [REPOSITORY / "config.yaml", *sorted((REPOSITORY / "studies").glob("*.yaml"))]

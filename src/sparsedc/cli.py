@@ -87,8 +87,8 @@ def results(config: StudyFile) -> None:
 @study_app.command()
 def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table to write.")]) -> None:
     """Write the list of a study's cells as a tab-separated table."""
+    from sparsedc.atomic import write_text
     from sparsedc.listing import listing
-    from sparsedc.study import write_text
 
     study = _load(config)
     write_text(listing(study, study.config.sustained_tflops).to_csv(sep="\t", index=False), out)
@@ -97,7 +97,8 @@ def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table
 @study_app.command()
 def specs(config: StudyFile, out: Out) -> None:
     """Write every cell's spec file, as the workflow does, for training without it."""
-    from sparsedc.study import canonical_json, write_text
+    from sparsedc.atomic import write_text
+    from sparsedc.spec import canonical_json
 
     study = _load(config)
     for cell in study.cells.values():
@@ -215,9 +216,9 @@ def summary(
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
 ) -> None:
     """Sum a study up in one table, in plain words."""
+    from sparsedc.atomic import write_text
     from sparsedc.figures.summary import summary_table
     from sparsedc.runs import read_runs
-    from sparsedc.study import write_text
 
     write_text(summary_table(read_runs(runs), law), out)
 

@@ -3,12 +3,16 @@
 Unknown keys are errors. `sparsedc.study` turns a validated config into cells. This module imports no torch.
 """
 
+from collections.abc import Iterable
 from decimal import Decimal, DecimalException
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sparsedc.errors import InputError
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -223,3 +227,33 @@ class StudyConfig(Section):
     overrides: list[Override] = []
     law: Law = Law()
     sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, for estimates of hours only
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validated(schema: type[S], values: object, where: str) -> S:
+    """Validate values against a section of the study file.
+
+    Raises:
+        InputError: naming the first key at fault, its value, and what it may be.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+    field = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(error["loc"][-1]), _keys(schema), n=1)
+        remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml names every key."
+        raise InputError(field, error["input"], "unknown key", remedy)
+    if error["type"] == "missing":
+        raise InputError(field, "(absent)", "is required", "Add it; config.yaml shows how.")
+    raise InputError(field, error["input"], error["msg"], "Correct it; config.yaml names every key and its bounds.")
+
+
+def _keys(schema: type[Section]) -> Iterable[str]:
+    """All key names of a section and of the sections in it."""
+    definitions = schema.model_json_schema()
+    for section in (definitions, *definitions.get("$defs", {}).values()):
+        yield from section.get("properties", {})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sparsedc.atomic import whole
 from sparsedc.errors import InputError
 
 #: Columns in order, with their pandas dtype. Units: losses in nats per token, `seconds` of training wall clock,
@@ -85,7 +86,5 @@ def read_runs(path: Path) -> pd.DataFrame:
 
 def write_runs(table: pd.DataFrame, path: Path) -> None:
     """Write a runs table with its columns in canonical order, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    table[list(COLUMNS)].to_csv(partial, index=False)
-    partial.replace(path)
+    with whole(path) as partial:
+        table[list(COLUMNS)].to_csv(partial, index=False)

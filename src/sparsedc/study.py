@@ -1,169 +1,30 @@
-"""A study: from a validated config to the list of cells, each with a spec that says all its numbers depend on.
+"""A study: from a validated config to the list of its cells. This module imports no torch."""
 
-A spec is canonical JSON and its sha256 is part of the cell's id, hence of every path of the cell: a changed
-hyperparameter is another cell, and a finished cell can never be mistaken for one that was trained otherwise.
-This module imports no torch.
-"""
-
-import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from sparsedc import model
 from sparsedc.config import (
     SUFFIXES,
     Corpus,
-    Density,
     Factors,
     Hyperparameters,
     Listed,
-    PositiveInt,
     Role,
-    Section,
-    Seed,
     Selector,
-    Shape,
     StudyConfig,
     Tokenizer,
+    validated,
 )
 from sparsedc.errors import InputError
-from sparsedc.sparsity.distribution import layer_counts
-from sparsedc.sparsity.methods import METHODS, method
-from sparsedc.sparsity.schedule import TopologySchedule
-
-#: Version of the training numerics. Raise it with every change that alters a loss: that, and no edited comment,
-#: makes finished cells stale. tests/train/test_golden.py fails when losses change and this does not.
-NUMERICS = 1
-
-FINGERPRINT_LENGTH = 8  # hexadecimal digits of the spec's sha256 in a cell's id
-
-S = TypeVar("S", bound=Section)
-
-
-def canonical_json(value: object) -> str:
-    """JSON that is equal for equal values: sorted keys, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def fingerprint(value: object) -> str:
-    """sha256 of the canonical JSON of a value, in hexadecimal."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-class Spec(Section):
-    """Everything that a cell's numbers depend on; what the trainer reads."""
-
-    numerics: int = NUMERICS
-    data: str  # fingerprint of the corpus and tokenizer that the tokens come from
-    size: str
-    shape: Shape
-    vocab_size: PositiveInt
-    sequence_length: PositiveInt
-    evaluation_split: str
-    method: str
-    density: Density
-    unique_tokens: PositiveInt
-    epochs: PositiveInt
-    seed: Seed
-    training: Hyperparameters
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps: as many whole batches as U × epochs tokens hold."""
-        return self.unique_tokens * self.epochs // self.training.batch_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Tokens trained on; D."""
-        return self.steps * self.training.batch_tokens
-
-    @property
-    def maskable_lr(self) -> float:
-        """Peak learning rate of the maskable matrices."""
-        return self.training.maskable_lr or self.training.lr
-
-    @cached_property
-    def counts(self) -> model.ParameterCounts:
-        return model.count_parameters(self.shape, self.vocab_size)
-
-    @cached_property
-    def layer_counts(self) -> dict[str, int]:
-        """Active weights of each maskable matrix."""
-        shapes = model.maskable_shapes(self.shape)
-        return layer_counts(shapes, self.density, self.training.distribution)
-
-    @property
-    def active_maskable(self) -> int:
-        return sum(self.layer_counts.values())
-
-    @property
-    def topology(self) -> TopologySchedule:
-        return TopologySchedule(
-            steps=self.steps,
-            updates=self.training.topology_updates,
-            drop_fraction=self.training.drop_fraction,
-            final_drop_fraction=self.training.final_drop_fraction,
-            stop_fraction=self.training.topology_stop,
-        )
-
-    def flops(self, sparse: bool) -> float:
-        """Training FLOPs in all, on ideal sparse or on dense hardware."""
-        active = self.active_maskable if sparse else None
-        return model.training_flops(self.shape, self.vocab_size, self.sequence_length, self.tokens, active)
-
-    def content(self) -> dict[str, Any]:
-        """What is hashed and written: hyperparameters without effect on this cell are left out, so that changing
-        them makes no other cell of it."""
-        unused = set() if self.training.lr_schedule == "wsd" else {"decay_fraction"}
-        if self.training.maskable_lr in (None, self.training.lr):
-            unused |= {"maskable_lr"}
-        if self.method == "dense":
-            unused |= {"distribution"}
-        if not METHODS[self.method].dynamic:
-            unused |= {"drop_fraction", "final_drop_fraction", "topology_updates", "topology_stop"}
-        return self.model_dump(mode="json", exclude={"training": unused})
-
-    def check(self) -> None:
-        """Refuse what would fail, or mean nothing, only after the training has begun.
-
-        Raises:
-            InputError: naming the field.
-        """
-        chosen = method(self.method)
-        if (self.density == 1) != (chosen.name == "dense"):
-            raise InputError(
-                "density", self.density, f"does not go with the method {self.method}", "Density 1 is dense, and only 1."
-            )
-        batch = self.training.batch_tokens
-        if batch % self.sequence_length:
-            raise InputError(
-                "batch_tokens", batch, f"is no multiple of the sequence length {self.sequence_length}",
-                "Make it one: a batch is a whole number of sequences.",
-            )  # fmt: skip
-        if self.unique_tokens < self.sequence_length:
-            raise InputError(
-                "unique_tokens", self.unique_tokens, f"is less than one sequence ({self.sequence_length} tokens)",
-                "Raise it or shorten sequence_length.",
-            )  # fmt: skip
-        if self.steps < 1:
-            raise InputError(
-                "batch_tokens", batch, f"is more than the {self.unique_tokens * self.epochs} tokens of the cell",
-                "Lower it, or raise unique_tokens or epochs.",
-            )  # fmt: skip
-        if chosen.name != "dense":
-            assert self.layer_counts  # raises where a layer would be left without weights
-        if chosen.dynamic:
-            assert self.topology.update_steps is not None  # raises where the schedule cannot be
+from sparsedc.spec import FINGERPRINT_LENGTH, Spec, fingerprint
 
 
 @dataclass(frozen=True)
@@ -303,33 +164,6 @@ def data_fingerprint(corpus: Corpus, tokenizer: Tokenizer) -> str:
     return fingerprint(settings)[: 2 * FINGERPRINT_LENGTH]
 
 
-def validated(schema: type[S], values: object, where: str) -> S:
-    """Validate values against a section of the study file.
-
-    Raises:
-        InputError: naming the first key at fault, its value, and what it may be.
-    """
-    try:
-        return schema.model_validate(values)
-    except ValidationError as invalid:
-        error = invalid.errors()[0]
-    field = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), _keys(schema), n=1)
-        remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml names every key."
-        raise InputError(field, error["input"], "unknown key", remedy)
-    if error["type"] == "missing":
-        raise InputError(field, "(absent)", "is required", "Add it; config.yaml shows how.")
-    raise InputError(field, error["input"], error["msg"], "Correct it; config.yaml names every key and its bounds.")
-
-
-def _keys(schema: type[Section]) -> Iterable[str]:
-    """All key names of a section and of the sections in it."""
-    definitions = schema.model_json_schema()
-    for section in (definitions, *definitions.get("$defs", {}).values()):
-        yield from section.get("properties", {})
-
-
 def load_study(source: Path | Mapping[str, Any]) -> Study:
     """Read a study file (YAML or JSON), or take its content, and validate all of it, every cell included.
 
@@ -350,42 +184,3 @@ def load_study(source: Path | Mapping[str, Any]) -> Study:
     study = Study(validated(StudyConfig, content, where=""))
     assert study.cells  # expands and checks every cell
     return study
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def read_spec(path: Path) -> Spec:
-    """Read a cell's spec and verify that it is the one its file is named after.
-
-    Raises:
-        InputError: the file is missing or no spec, its content does not match the hash in its name, or it was
-            written for other training numerics than this version's.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            "spec", path, error.strerror or "cannot be read", "`sparsedc study specs` writes it."
-        ) from error
-    except ValueError as error:
-        raise InputError("spec", path, f"is not JSON ({error})", "`sparsedc study specs` writes it anew.") from error
-    spec = validated(Spec, content, where="spec")
-    digest = fingerprint(content)[:FINGERPRINT_LENGTH]
-    if not path.stem.endswith(f"-{digest}"):
-        raise InputError(
-            "spec", path.name, f"does not match its hash ({digest})",
-            "It was edited or damaged: delete it, change the study file instead, and run again.",
-        )  # fmt: skip
-    if spec.numerics != NUMERICS:
-        raise InputError(
-            "numerics", spec.numerics, f"this version of sparsedc trains with numerics {NUMERICS}",
-            "Write the specs anew, or use the version that wrote this one.",
-        )  # fmt: skip
-    spec.check()
-    return spec

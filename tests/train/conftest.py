@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedc.config import Hyperparameters, Shape
-from sparsedc.study import FINGERPRINT_LENGTH, Spec, canonical_json, fingerprint
+from sparsedc.spec import FINGERPRINT_LENGTH, Spec, canonical_json, fingerprint
 
 VOCAB, EOD = 96, 0
 TOKENS = {"train": 4096, "validation": 1000}

@@ -1,6 +1,6 @@
 """Golden losses: a change of the training numerics fails here until NUMERICS is raised.
 
-If a loss below changed on purpose, raise sparsedc.study.NUMERICS, which makes every finished cell stale, and put
+If a loss below changed on purpose, raise sparsedc.spec.NUMERICS, which makes every finished cell stale, and put
 the new losses here under the new version. If it did not, the change is a defect.
 """
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsedc.corpus.tokens import open_tokens
-from sparsedc.study import NUMERICS
+from sparsedc.spec import NUMERICS
 from sparsedc.train.loop import train_cell
 
 #: numerics version -> (method, density) -> held-out loss of the tiny cell of conftest.py, nats per token

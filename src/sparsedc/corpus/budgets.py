@@ -1,13 +1,12 @@
 """Unique-token budgets: nested prefixes of the train split, checked before any training and put on record."""
 
 import hashlib
-import os
-import tempfile
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from sparsedc.atomic import write_text
 from sparsedc.corpus.tokens import budget, open_tokens
 
 
@@ -56,7 +55,4 @@ def build_budgets(tokens: Path, budgets: list[int], out: Path) -> None:
         [field.name for field in fields(Budget)],
         *(map(str, astuple(row)) for row in check_budgets(tokens, budgets)),
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as stage:
-        (Path(stage) / out.name).write_text("".join("\t".join(row) + "\n" for row in rows))
-        os.replace(Path(stage) / out.name, out)
+    write_text("".join("\t".join(row) + "\n" for row in rows), out)

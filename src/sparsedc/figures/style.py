@@ -18,6 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from sparsedc.atomic import whole
 from sparsedc.errors import InputError
 from sparsedc.law.select import LAW, Selection
 from sparsedc.runs import read_runs
@@ -98,13 +99,10 @@ def spread_over(values: list[float], most: int) -> list[float]:
 
 def save(figure: Figure, out_stem: Path) -> None:
     """Write out_stem.svg and out_stem.png, each whole or not at all, and the same bytes for the same figure."""
-    out_stem.parent.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it is laid out now; each format would do so again
     for kind in ("svg", "png"):
-        path = out_stem.with_name(f"{out_stem.name}.{kind}")
-        partial = path.with_name(path.name + ".partial")
         metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(partial, format=kind, metadata=metadata)
-        partial.replace(path)
+        with whole(out_stem.with_name(f"{out_stem.name}.{kind}")) as partial:
+            figure.savefig(partial, format=kind, metadata=metadata)
     plt.close(figure)

@@ -20,6 +20,7 @@ from scipy.optimize import least_squares, minimize_scalar
 from scipy.special import erf
 from scipy.stats import qmc
 
+from sparsedc.atomic import write_text
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import DEFAULT_CONVENTION, count_params
 from sparsedc.law.forms import Design, Floats, Form, Parameter, Values, get_form
@@ -115,9 +116,7 @@ class Fit:
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

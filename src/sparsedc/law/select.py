@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import DEFAULT_CONVENTION
 from sparsedc.law.fit import DELTA, FORMAT, Fit, finished, fit_finished, read_json, write_json
@@ -143,13 +144,8 @@ def fit_laws(runs: Path, out: Path, forms: list[str], params: str, delta: float)
     """
     table = read_runs(runs)
     selection = select_law(table, forms, params=params, delta=delta)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_csv(predictions(selection.best, table[table["status"] == "ok"]), out / PREDICTIONS)
-    _write_csv(comparison(selection), out / COMPARISON)
+    with whole(out / PREDICTIONS) as partial:
+        predictions(selection.best, table[table["status"] == "ok"]).to_csv(partial, index=False)
+    with whole(out / COMPARISON) as partial:
+        comparison(selection).to_csv(partial, index=False)
     selection.save(out / LAW)  # last: whoever finds it finds the others
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from sparsedc.atomic import write_text
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
-from sparsedc.study import fingerprint, read_spec, write_text
+from sparsedc.spec import fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoint, exclusive
 from sparsedc.train.loop import Trainer, train_cell
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
 
 
@@ -37,9 +38,8 @@ def exclusive(work: Path) -> Iterator[None]:
 
 def save_checkpoint(state: dict[str, Any], work: Path) -> None:
     """Write a checkpoint whole or not at all."""
-    partial = work / "checkpoint.pt.partial"
-    torch.save(state, partial)
-    partial.replace(work / "checkpoint.pt")
+    with whole(work / "checkpoint.pt") as partial:
+        torch.save(state, partial)
 
 
 def load_checkpoint(work: Path, device: torch.device) -> dict[str, Any] | None:

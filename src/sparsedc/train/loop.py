@@ -26,7 +26,7 @@ from sparsedc.evaluate import HeldOut, held_out, token_losses
 from sparsedc.optim import AdamW
 from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate
 from sparsedc.sparsity.methods import method
-from sparsedc.study import Spec, fingerprint
+from sparsedc.spec import Spec, fingerprint
 from sparsedc.train.batches import Batches, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.schedule import lr_share
