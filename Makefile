@@ -15,6 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: study test lint
 
 study: $(VENV)/installed
+	@sparsedc study check $(CONFIG)
 	@snakemake --cores $(CORES) --configfile $(CONFIG)
 	@results=$$(sparsedc study results $(CONFIG)); report=$$results/report.html; \
 	if [[ ! -e $$report || -n $$(find $$results/runs.csv $$results/law $$results/figures $$results/summary.html -newer $$report) ]]; then \

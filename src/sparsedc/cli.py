@@ -59,7 +59,10 @@ def _show_warning(
 @study_app.command()
 def check(config: StudyFile) -> None:
     """Validate a study file and every cell in it, without running anything."""
+    from sparsedc.corpus.sources import watched_files
+
     study = _load(config)
+    watched_files(study.config.corpus)  # raises where a folder is not there
     roles = [cell.role for cell in study.cells.values()]
     print(f"{config}: {len(roles)} cells ({roles.count('fit')} fit, {roles.count('extrapolation')} extrapolation)")
 
@@ -186,14 +189,15 @@ def merge(
 def fit(
     runs: Annotated[Path, typer.Argument(help="A runs table.")],
     out: Out,
-    form: Annotated[list[str], typer.Option(help="A form of the law; repeat for several.")],
+    form: Annotated[list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: all.")] = None,
     params: Annotated[str, typer.Option(help="Which parameters N counts: body, active or paper.")] = "body",
     delta: Annotated[float, typer.Option(help="Huber threshold of log-loss residuals.")] = 1e-3,
 ) -> None:
     """Fit laws to a runs table, choose one by AICc, and validate it on the extrapolation cells."""
+    from sparsedc.law.forms import FORMS
     from sparsedc.law.select import fit_laws
 
-    fit_laws(runs, out, form, params, delta)
+    fit_laws(runs, out, form or list(FORMS), params, delta)
 
 
 @app.command()

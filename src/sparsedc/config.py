@@ -241,15 +241,16 @@ def validated(schema: type[S], values: object, where: str) -> S:
     try:
         return schema.model_validate(values)
     except ValidationError as invalid:
-        error = invalid.errors()[0]
+        # An unknown key explains the missing one that it was meant to be.
+        error = min(invalid.errors(), key=lambda found: found["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
         near = get_close_matches(str(error["loc"][-1]), _keys(schema), n=1)
-        remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml names every key."
+        remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml explains every key."
         raise InputError(field, error["input"], "unknown key", remedy)
     if error["type"] == "missing":
         raise InputError(field, "(absent)", "is required", "Add it; config.yaml shows how.")
-    raise InputError(field, error["input"], error["msg"], "Correct it; config.yaml names every key and its bounds.")
+    raise InputError(field, error["input"], error["msg"], "Correct it; config.yaml explains every key.")
 
 
 def _keys(schema: type[Section]) -> Iterable[str]:

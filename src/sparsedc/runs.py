@@ -18,6 +18,7 @@ COLUMNS: dict[str, str] = {
     "cell": "string",
     "study": "string",
     "role": "string",  # fit | extrapolation
+    "held_out": "string",  # first 16 digits of the sha256 of the held-out tokens: losses compare only where it is equal
     "method": "string",
     "size": "string",
     "density": "float64",

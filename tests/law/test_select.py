@@ -45,8 +45,24 @@ def test_several_sparse_methods_in_one_fit_are_said_aloud(simulate):
     runs["method"] = np.where(runs["density"] == 1, "dense", "rigl")
     select_law(runs, ["chinchilla"])
     runs.loc[runs.index[runs["density"] < 1][0], "method"] = "static"
-    with pytest.warns(SparsedcWarning, match="rigl, static"):
+    with pytest.warns(SparsedcWarning, match=r"method \(rigl, static\)"):
         select_law(runs, ["chinchilla"])
+
+
+@pytest.mark.parametrize("column", ["lr", "weight_decay", "held_out"])
+def test_cells_that_trained_otherwise_are_said_aloud(column, simulate):
+    runs = simulate("chinchilla", densities=[1.0])
+    runs.loc[runs.index[0], column] = "other" if column == "held_out" else 0.5
+    with pytest.warns(SparsedcWarning, match=f"differ in {column}"):
+        select_law(runs, ["chinchilla"])
+
+
+def test_an_exponent_at_its_bound_is_no_law(simulate):
+    runs = simulate("chinchilla")
+    runs["val_loss"] = 3.0 + 1e-6 * np.arange(len(runs))  # nothing depends on N
+    fit = fit_law(runs, "chinchilla", starts=8)
+    assert {"alpha", "beta"} & set(fit.at_bound) or fit.status == "not identifiable"
+    assert not fit.usable
 
 
 def test_files_agree_with_each_other_and_with_a_fit_done_anew(study):

@@ -61,8 +61,9 @@ class Fit:
 
     @property
     def usable(self) -> bool:
-        """Whether predictions follow from the runs: a parameter at a bound is no estimate, but the law still is one."""
-        return self.status != "not identifiable"
+        """Whether predictions follow from the runs. A constant at its bound is no estimate, but leaves a law; an
+        exponent at its bound says that the runs follow no such law at all."""
+        return self.status != "not identifiable" and not {"alpha", "beta"} & set(self.at_bound)
 
     def predict(self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike) -> Floats:
         """Loss in nats per token, shape (n,). N is counted as `params` says."""

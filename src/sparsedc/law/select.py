@@ -89,13 +89,8 @@ def select_law(
     for form in forms:
         get_form(form)
     fitted, held_out = finished(runs, "fit"), finished(runs, "extrapolation")
-    methods = sorted(set(fitted["method"]) - {"dense"})
-    if len(methods) > 1:
-        warnings.warn(
-            f"fit cells of several sparse methods ({', '.join(methods)}) are fitted as one; the law knows no method",
-            SparsedcWarning,
-            stacklevel=2,
-        )
+    if mixed := _mixtures(pd.concat([fitted, held_out])):
+        warnings.warn(f"cells fitted as one differ in {'; '.join(mixed)}", SparsedcWarning, stacklevel=2)
     left_out = int((runs["role"] == "fit").sum()) - len(fitted)
     fits = [
         fit_finished(fitted, form, params=params, delta=delta, n_left_out=left_out) for form in dict.fromkeys(forms)
@@ -105,6 +100,22 @@ def select_law(
     predicted = {fit.form: predict_runs(fit, held_out) for fit in fits}
     predicted |= baselines(fitted, held_out, params, delta)
     return Selection(tuple(fits), {name: Error.of(values, observed) for name, values in predicted.items()})
+
+
+def _mixtures(runs: pd.DataFrame) -> list[str]:
+    """What differs between runs though the law, which knows N, U, D and s alone, takes them for comparable."""
+    found = []
+    for column in ("held_out", "method"):
+        values = sorted(set(runs[column].dropna()) - {"dense"})
+        if len(values) > 1:
+            found.append(f"{column} ({', '.join(values)})")
+    for column in ("lr", "maskable_lr", "weight_decay", "batch_tokens"):
+        for (size, density), group in runs.groupby(["size", "density"]):
+            distinct = sorted(group[column].dropna().unique())
+            if len(distinct) > 1:
+                shown = ", ".join(f"{value:g}" for value in distinct)
+                found.append(f"{column} at size {size}, density {density:g} ({shown})")
+    return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
 
 
 def comparison(selection: Selection) -> pd.DataFrame:

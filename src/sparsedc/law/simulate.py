@@ -60,6 +60,7 @@ def simulate_runs(
     runs["params_active_mean"] = runs["params_active"]
     runs["flops_dense"] = 6.0 * runs["params_total"] * runs["tokens"]
     runs["flops_sparse"] = 6.0 * runs["params_active"] * runs["tokens"]
+    runs["held_out"] = "simulated"
     runs["lr"], runs["maskable_lr"], runs["weight_decay"], runs["batch_tokens"] = 1e-3, 1e-3, 0.0, 4096
     runs["steps"] = -(-runs["tokens"] // runs["batch_tokens"])
     runs["cell"] = [

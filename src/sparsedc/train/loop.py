@@ -205,6 +205,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
     ok = evaluated is not None and math.isfinite(evaluated.loss)
     active = spec.counts.active(trainer.engine.active)
     row = {
+        "held_out": validation.sha256[:16],
         "method": spec.method,
         "size": spec.size,
         "density": spec.density,
