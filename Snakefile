@@ -30,6 +30,8 @@ if not workflow.overwrite_configfiles:
 
 try:
     STUDY = load_study(config)
+    TEXT = watched_files(STUDY.config.corpus)
+    VERSIONS = watched_versions(STUDY.config.corpus)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -49,6 +51,7 @@ container: "docker://python:3.11-slim"
 
 wildcard_constraints:
     cell=r"[A-Za-z0-9._-]+",
+    unique_tokens=r"\d+",
 
 
 include: "workflow/rules/corpus.smk"

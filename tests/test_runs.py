@@ -31,7 +31,7 @@ def row(cell: str = "a", **changes: Any) -> dict[str, Any]:
     """A made-up row: 1.5 for numbers with a fraction, 3 for whole ones, its column's name for text."""
     made_up = {"float64": 1.5, "int64": 3}
     values = {column: made_up.get(dtype, column) for column, dtype in COLUMNS.items()}
-    return {**values, "cell": cell, **changes}
+    return {**values, "cell": cell, "role": "fit", "status": "ok", **changes}
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -111,6 +111,13 @@ def test_a_value_of_the_wrong_type(column: str, value: object, tmp_path: Path) -
         read_runs(tmp_path / "runs.csv")
 
 
+@pytest.mark.parametrize(("column", "value"), [("role", "Fit"), ("status", "running")])
+def test_an_unknown_role_or_status_is_named(column: str, value: str, tmp_path: Path) -> None:
+    table(row(**{column: value})).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(InputError, match=f"{column} = {value}: is unknown"):
+        read_runs(tmp_path / "runs.csv")
+
+
 def test_every_column_is_documented_in_order() -> None:
     table, _ = (Path(__file__).parents[1] / "docs" / "runs.md").read_text().split("## metrics.json")
     first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
@@ -138,7 +145,8 @@ def folder(study: Study, tmp_path: Path) -> Path:
             ).items()
             if key not in ("cell", "study", "role")
         }
-        (folder / "cells" / name / "metrics.json").write_text(json.dumps({"row": metrics, "curve": []}))
+        whole = {"row": metrics, "curve": [], "train_sha256": "t", "held_out_sha256": "h"}
+        (folder / "cells" / name / "metrics.json").write_text(json.dumps(whole))
     listing(study, tflops=1.0).to_csv(folder / "cells.tsv", sep="\t", index=False)
     return folder
 
@@ -187,6 +195,15 @@ def test_metrics_of_another_spec_are_refused(study: Study, folder: Path) -> None
         collect_runs(folder / "cells.tsv", folder / "runs.csv")
 
 
+@pytest.mark.parametrize("which", ["train_sha256", "held_out_sha256"])
+def test_cells_that_saw_different_tokens_are_refused(which: str, study: Study, folder: Path) -> None:
+    path, metrics = metrics_of(folder, list(study.cells)[1])
+    path.write_text(json.dumps({**metrics, which: "other"}))
+    with pytest.raises(InputError, match="saw different tokens"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    assert not (folder / "runs.csv").exists()
+
+
 @pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"row": {}}', '{"row": 3}', '{"row": {"fingerprint": "x"}}'])
 def test_damaged_metrics_are_named(damage: str, study: Study, folder: Path) -> None:
     path, _ = metrics_of(folder, list(study.cells)[3])
@@ -201,6 +218,13 @@ def test_a_study_without_index_is_named(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- merging
+
+
+def test_one_cell_on_two_held_out_texts_is_refused(tmp_path: Path) -> None:
+    write_runs(table(row("a", held_out="x")), tmp_path / "first.csv")
+    write_runs(table(row("a", held_out="y")), tmp_path / "second.csv")
+    with pytest.raises(InputError, match="cell = a: was evaluated on different held-out text"):
+        merge_runs([tmp_path / "first.csv", tmp_path / "second.csv"], tmp_path / "out.csv")
 
 
 def test_of_a_cell_in_several_tables_the_first_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

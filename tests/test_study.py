@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "less than a sequence of unique tokens": (
         grid(unique_tokens=[63], epochs=[1000]),
-        ["unique_tokens", "63", "64 tokens", "shorten sequence_length"],
+        ["unique_tokens", "63", "no whole number of sequences of 64"],
     ),
     "a count that is none": (grid(unique_tokens=["lots"]), ["grid.0.unique_tokens.0", "lots", "300M"]),
     "an exclusion that picks nothing": (
@@ -263,16 +263,47 @@ def test_role_is_the_grids() -> None:
     }  # fmt: skip
 
 
-def test_expensive_cells_come_first_and_budgets_are_all_there() -> None:
+def test_expensive_cells_come_first() -> None:
     study = load_study(grid(unique_tokens=[8192, 4096], sizes=["13k", "100k", "50k"]))
     costs = [cell.spec.flops(sparse=False) for cell in study.cells.values()]
     assert costs == sorted(costs, reverse=True)
-    assert study.budgets == [4096, 8192]
 
 
-def test_tokens_are_whole_batches() -> None:
+def test_budgets_are_whole_sequences_and_tokens_whole_batches() -> None:
+    """So that D / U is what the epochs say, up to less than a step."""
     spec = only(listed(unique_tokens=1000, epochs=3)).spec
+    assert spec.unique_tokens == 960
     assert (spec.steps, spec.tokens) == (11, 11 * 256)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"evaluation_split": "test"},
+        {"corpus": {"source": "installed", "validation_fraction": 0}},
+        {"corpus": {"source": "installed", "validation_fraction": 0.6, "test_fraction": 0.4}},
+        {"law": {"forms": ["sparze"]}},
+        {"ladder": {"x y": {"width": 32, "depth": 1, "heads": 2, "ffn": 96}}},
+        {"ladder": {"a/b": {"width": 32, "depth": 1, "heads": 2, "ffn": 96}}},
+        {"grid": [{**grid()["grid"][0], "sweep": {"lr": []}}]},
+        {"grid": [{**grid()["grid"][0], "seeds": [2**63]}]},
+        {"grid": [{**grid()["grid"][0], "densities": [1], "methods": ["riggl"]}]},
+    ],
+    ids=str,
+)
+def test_what_would_fail_only_later_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        load_study(config(**wrong))
+
+
+def test_a_spec_that_leaves_out_a_default_is_refused(tmp_path: Path) -> None:
+    """Read with today's default, it would be another spec than its name says."""
+    content = only(listed()).spec.content()
+    del content["numerics"]
+    path = tmp_path / f"cell-{fingerprint(content)[:8]}.json"
+    path.write_text(canonical_json(content))
+    with pytest.raises(InputError, match="leaves out what has a default"):
+        read_spec(path)
 
 
 def test_learning_rate_of_maskable_matrices_follows_density() -> None:
@@ -383,7 +414,7 @@ def test_a_hyperparameter_makes_another_cell_where_it_has_an_effect(method: str,
         listed(method="set"),
         listed(seed=1),
         {**listed(), "sequence_length": 128},
-        {**listed(), "evaluation_split": "test"},
+        {**listed(), "corpus": {"source": "installed", "test_fraction": 0.1}, "evaluation_split": "test"},
         {**listed(), "tokenizer": {"vocab_size": 1024}},
         {**listed(), "corpus": {"source": "installed", "seed": 1}},
         {**listed(), "corpus": {"source": "installed", "packages": ["numpy"]}},

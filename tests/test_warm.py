@@ -151,8 +151,8 @@ def test_usage_error_is_status_2(run: Run) -> None:
 
 
 def test_an_exception_is_status_1_with_its_traceback(run: Run, study_folder: Path) -> None:
-    (study_folder / "file").touch()  # a folder that cannot be made
-    client = run.client("study", "specs", study_folder / "study.yaml", "--out", study_folder / "file")
+    (study_folder / "cells.tsv").write_text("no\tcells\n1\t2\n")
+    client = run.client("runs", "collect", study_folder / "cells.tsv", study_folder / "runs.csv")
     assert "Traceback" in client.communicate(timeout=60)[1]
     assert client.returncode == 1
 

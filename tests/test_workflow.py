@@ -171,6 +171,37 @@ def test_touched_files_of_the_same_content_rerun_nothing(copy):
     assert planned(copy) == {}
 
 
+def other_text(folder):
+    text = folder / "text"
+    text.mkdir(exist_ok=True)
+    for number in range(60):
+        (text / f"{number}.txt").write_text(" ".join(f"{word} {number * word}" for word in range(300)))
+    return {"source": "folder", "path": str(text), "validation_fraction": 0.1}
+
+
+ALL_CELLS = {"documents": 1, "tokenizer": 1, "tokens": 1, "train": 18}
+
+
+def test_changed_text_retrains_all_also_where_the_study_changes_with_it(copy):
+    """Snakemake spares jobs downstream of a planned one their own checks: the study must not be upstream of tokens."""
+    write_study(copy, {**STUDY, "corpus": other_text(copy)})
+    assert ALL_CELLS.items() <= planned(copy).items()
+    snakemake(copy)
+    before = rows(copy)
+    (copy / "text/0.txt").write_text("now it says something else " * 400)
+    assert ALL_CELLS.items() <= planned(copy).items()
+    extra = {"size": "13k", "density": 1, "unique_tokens": 4096, "epochs": 3, "method": "dense"}
+    grown = {**STUDY, "corpus": other_text(copy), "cells": [*STUDY["cells"], extra]}
+    (copy / "text/1.txt").write_text("and this says something else, too " * 400)
+    write_study(copy, grown)
+    assert {**ALL_CELLS, "train": 19}.items() <= planned(copy).items()
+    elsewhere = copy / "elsewhere"
+    shutil.copytree(copy / "text", elsewhere)
+    write_study(copy, {**grown, "corpus": {**grown["corpus"], "path": str(elsewhere)}})
+    assert {**ALL_CELLS, "train": 19}.items() <= planned(copy).items()
+    assert rows(copy) == before
+
+
 def test_edited_spec_is_refused(copy):
     spec = next((copy / "results/micro/specs").glob("50k-d1-*"))
     spec.write_text(spec.read_text().replace('"lr":0.01', '"lr":0.02'))

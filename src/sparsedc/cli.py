@@ -41,6 +41,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _show_warning(
@@ -113,16 +116,18 @@ def specs(config: StudyFile, out: Out) -> None:
 def documents(config: StudyFile, out: Out) -> None:
     """Read a study's text: drop duplicates, split by document hash, fix the order."""
     from sparsedc.corpus.documents import build_documents
+    from sparsedc.study import load_data
 
-    build_documents(_load(config).config.corpus, out)
+    build_documents(load_data(config).corpus, out)
 
 
 @corpus_app.command()
 def tokenizer(config: StudyFile, documents: Annotated[Path, typer.Option()], out: Out) -> None:
     """Train or load a study's tokenizer."""
     from sparsedc.corpus.tokenizer import build_tokenizer
+    from sparsedc.study import load_data
 
-    build_tokenizer(_load(config).config.tokenizer, documents, out)
+    build_tokenizer(load_data(config).tokenizer, documents, out)
 
 
 @corpus_app.command()
@@ -134,11 +139,15 @@ def tokens(documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path
 
 
 @corpus_app.command()
-def budgets(config: StudyFile, tokens: Annotated[Path, typer.Option()], out: Out) -> None:
-    """Cut the unique-token budgets of a study: nested prefixes of the train split."""
-    from sparsedc.corpus.budgets import build_budgets
+def budget(
+    tokens: Annotated[Path, typer.Option()],
+    unique_tokens: Annotated[int, typer.Option(min=1, help="U: the budget is the first U tokens of the train split.")],
+    out: Out,
+) -> None:
+    """Describe a unique-token budget, if the corpus can fill it: its documents, its share, its checksum."""
+    from sparsedc.corpus.budgets import build_budget
 
-    build_budgets(tokens, _load(config).budgets, out)
+    build_budget(tokens, unique_tokens, out)
 
 
 @app.command()

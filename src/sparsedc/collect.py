@@ -27,11 +27,13 @@ def collect_runs(cells: Path, out: Path) -> None:
     except OSError as error:
         raise InputError("cells table", cells, "cannot be read", "`sparsedc study index` writes it.") from error
     rows = []
+    tokens: dict[tuple[str, str], Path] = {}  # checksums of train and held-out tokens -> one cell that has them
     for cell in index.itertuples():
         path = cells.parent / "cells" / str(cell.cell) / "metrics.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["row"]
-            row = {column: found[column] for column in TRAINED}
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            row = {column: metrics["row"][column] for column in TRAINED}
+            tokens.setdefault((metrics["train_sha256"], metrics["held_out_sha256"]), path)
         except OSError as error:
             raise InputError("cell", cell.cell, "has no metrics", "Run snakemake to train it.") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -42,11 +44,27 @@ def collect_runs(cells: Path, out: Path) -> None:
                 "Delete it and run snakemake.",
             )  # fmt: skip
         rows.append({**row, "cell": cell.cell, "study": cells.resolve().parent.name, "role": cell.role})
+    if len(tokens) > 1:
+        raise InputError(
+            "tokens", " and ".join(str(path) for path in list(tokens.values())[:2]), "these cells saw different tokens",
+            "Delete the one trained on old text and run snakemake.",
+        )  # fmt: skip
     write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
 
 
 def merge_runs(tables: list[Path], out: Path) -> None:
-    """Merge runs tables by cell; of a cell that stands in several, the first table's row counts."""
-    merged = pd.concat([read_runs(table) for table in tables]).drop_duplicates("cell", keep="first")
+    """Merge runs tables by cell; of a cell that stands in several, the first table's row counts.
+
+    Raises:
+        InputError: a cell stands in two tables that were evaluated on different held-out text.
+    """
+    everything = pd.concat([read_runs(table) for table in tables])
+    texts = everything.groupby("cell")["held_out"].nunique()
+    if (texts > 1).any():
+        raise InputError(
+            "cell", texts.index[texts > 1][0], "was evaluated on different held-out text in two tables",
+            "Merge tables of the same corpus.",
+        )  # fmt: skip
+    merged = everything.drop_duplicates("cell", keep="first")
     write_runs(merged.sort_values("cell"), out)
     print(f"{len(merged)} cells in {out}")

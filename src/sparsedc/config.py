@@ -17,7 +17,8 @@ from sparsedc.errors import InputError
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # may stand in a path
 Role = Literal["fit", "extrapolation"]
 SplitName = Literal["train", "validation", "test"]
 
@@ -71,8 +72,22 @@ class Documents(Section):
     """What the three corpus sources share: how documents become splits."""
 
     seed: int = 0  # fixes the document order, of which budgets are prefixes
-    validation_fraction: Fraction = 0.02  # share of documents held out, chosen by document hash
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02  # of documents, held out by document hash
     test_fraction: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def some_for_training(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+    @property
+    def split_names(self) -> set[str]:
+        """The splits that there will be."""
+        given: dict[SplitName, str] | None = getattr(self, "splits", None)
+        if given is not None and given.keys() != {"train"}:
+            return set(given)
+        return {"train", "validation"} | ({"test"} if self.test_fraction else set())
 
 
 class InstalledCorpus(Documents):
@@ -186,7 +201,9 @@ class Factors(Section):
     epochs: list[PositiveInt] = Field(min_length=1)
     methods: list[str] = Field(default=["rigl"], min_length=1)
     seeds: list[Seed] = Field(default=[0], min_length=1)
-    sweep: dict[str, list[Any]] = {}  # hyperparameter -> values, further factors; for calibration
+    sweep: dict[
+        str, Annotated[list[Any], Field(min_length=1)]
+    ] = {}  # hyperparameter -> values, further factors; for calibration
 
 
 class Listed(Section):
@@ -210,15 +227,20 @@ class Law(Section):
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
 
 
-class StudyConfig(Section):
-    """A whole study file."""
+class Data(Section):
+    """Which tokens: the part of a study file that the corpus steps read."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # results/<name>/
     corpus: Corpus
     tokenizer: Tokenizer
+
+
+class StudyConfig(Data):
+    """A whole study file."""
+
+    name: Name  # results/<name>/
     sequence_length: Annotated[int, Field(ge=2, strict=True)] = 256
     evaluation_split: Literal["validation", "test"] = "validation"  # test: for published numbers, once
-    ladder: dict[str, Shape] = {}  # sizes beside the built-in ones
+    ladder: dict[Name, Shape] = {}  # sizes beside the built-in ones
     training: Hyperparameters = Hyperparameters()
     lr_density_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0  # maskable_lr × density^-p, but in cells' own `set`
     grid: list[Factors] = []
@@ -227,6 +249,15 @@ class StudyConfig(Section):
     overrides: list[Override] = []
     law: Law = Law()
     sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, for estimates of hours only
+
+    @model_validator(mode="after")
+    def split_exists(self) -> Self:
+        if self.evaluation_split not in self.corpus.split_names:
+            raise ValueError(
+                f"evaluation_split is {self.evaluation_split}, which the corpus will not have: give test_fraction, "
+                "or name it in corpus.splits"
+            )
+        return self
 
 
 S = TypeVar("S", bound=Section)

@@ -58,6 +58,10 @@ COLUMNS: dict[str, str] = {
 WHOLE = {column: "Int64" for column, dtype in COLUMNS.items() if dtype == "int64"}  # refuses fractions; int64 cuts them
 
 
+ROLES = ("fit", "extrapolation")
+STATUSES = ("ok", "diverged")
+
+
 def read_runs(path: Path) -> pd.DataFrame:
     """Read a runs table written by `write_runs`.
 
@@ -76,6 +80,10 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise InputError(
             "runs table", path, f"lacks the column(s) {', '.join(missing)}", "See docs/runs.md for the columns."
         )
+    for column, known in (("role", ROLES), ("status", STATUSES)):
+        unknown = table.loc[~table[column].isin(known), column]
+        if len(unknown):
+            raise InputError(column, unknown.iloc[0], f"is unknown in {path}", f"Use {' or '.join(known)}.")
     doubled = table.loc[table["cell"].duplicated(), "cell"]
     if len(doubled):
         raise InputError("cell", doubled.iloc[0], f"stands more than once in {path}", "Keep one row a cell.")

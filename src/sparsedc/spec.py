@@ -22,6 +22,10 @@ from sparsedc.sparsity.schedule import TopologySchedule
 #: makes finished cells stale. tests/train/test_golden.py fails when losses change and this does not.
 NUMERICS = 1
 
+#: Version of the way from text to tokens. Raise it with every change that alters a token: all tokens, and with them
+#: all cells, are then stale.
+TEXT = 1
+
 FINGERPRINT_LENGTH = 8  # hexadecimal digits of the spec's sha256 in a cell's id
 
 
@@ -125,10 +129,10 @@ class Spec(Section):
                 "batch_tokens", batch, f"is no multiple of the sequence length {self.sequence_length}",
                 "Make it one: a batch is a whole number of sequences.",
             )  # fmt: skip
-        if self.unique_tokens < self.sequence_length:
+        if self.unique_tokens < self.sequence_length or self.unique_tokens % self.sequence_length:
             raise InputError(
-                "unique_tokens", self.unique_tokens, f"is less than one sequence ({self.sequence_length} tokens)",
-                "Raise it or shorten sequence_length.",
+                "unique_tokens", self.unique_tokens, f"holds no whole number of sequences of {self.sequence_length}",
+                "Make it a multiple of sequence_length.",
             )  # fmt: skip
         if self.steps < 1:
             raise InputError(
@@ -167,6 +171,11 @@ def read_spec(path: Path) -> Spec:
         raise InputError(
             "numerics", spec.numerics, f"this version of sparsedc trains with numerics {NUMERICS}",
             "Write the specs anew, or use the version that wrote this one.",
+        )  # fmt: skip
+    if fingerprint(spec.content()) != fingerprint(content):
+        raise InputError(
+            "spec", path.name, "leaves out what has a default, or says what has no effect",
+            "`sparsedc study specs` writes it anew.",
         )  # fmt: skip
     spec.check()
     return spec

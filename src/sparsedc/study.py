@@ -14,6 +14,7 @@ from sparsedc import model
 from sparsedc.config import (
     SUFFIXES,
     Corpus,
+    Data,
     Factors,
     Hyperparameters,
     Listed,
@@ -24,7 +25,9 @@ from sparsedc.config import (
     validated,
 )
 from sparsedc.errors import InputError
-from sparsedc.spec import FINGERPRINT_LENGTH, Spec, fingerprint
+from sparsedc.law.forms import get_form
+from sparsedc.sparsity.methods import method
+from sparsedc.spec import FINGERPRINT_LENGTH, TEXT, Spec, fingerprint
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,6 @@ class Study:
             raise InputError("grid", "empty", "the study has no cells", "Fill `grid` or `cells`.")
         return dict(sorted(cells.items(), key=lambda item: (-item[1].spec.flops(sparse=False), item[0])))
 
-    @property
-    def budgets(self) -> list[int]:
-        """Every number of unique tokens that a cell trains on, ascending."""
-        return sorted({cell.spec.unique_tokens for cell in self.cells.values()})
-
     def _expand(self) -> Iterator[Cell]:
         used: set[int] = set()
         for listed in itertools.chain(*map(_product, self.config.grid), self.config.cells):
@@ -113,16 +111,18 @@ class Study:
             # Twelve digits: powers differ in the last ones from machine to machine, and the cell's id is not to.
             training = training.model_copy(update={"maskable_lr": float(f"{rate:.12g}")})
         shape = model.find_shape(listed.size, {**model.LADDER, **self.config.ladder})
+        length = self.config.sequence_length
         spec = Spec(
             data=self.data,
             size=listed.size,
             shape=shape,
             vocab_size=self.config.tokenizer.vocab_size,
-            sequence_length=self.config.sequence_length,
+            sequence_length=length,
             evaluation_split=self.config.evaluation_split,
             method=listed.method,
             density=listed.density,
-            unique_tokens=listed.unique_tokens,
+            # Whole sequences, so that an epoch sees each of the U tokens exactly once and D / U is what it says.
+            unique_tokens=listed.unique_tokens // length * length or listed.unique_tokens,
             epochs=listed.epochs,
             seed=listed.seed,
             training=training,
@@ -134,6 +134,8 @@ class Study:
 def _product(factors: Factors) -> Iterator[Listed]:
     """The cells of a grid. At density 1 a method has nothing to mask: dense, once. A dense method at a lower
     density is no cell."""
+    for name in factors.methods:
+        method(name)  # raises where there is no such method, also where density 1 would hide that
     for size, density, unique, epochs, name, seed, *values in itertools.product(
         factors.sizes, factors.densities, factors.unique_tokens, factors.epochs, factors.methods, factors.seeds,
         *factors.sweep.values(),
@@ -160,7 +162,7 @@ def _picks(selector: Selector, cell: Listed) -> bool:
 def data_fingerprint(corpus: Corpus, tokenizer: Tokenizer) -> str:
     """Names the tokens of a corpus by its settings. Where a folder lies does not count, so that a study's cells
     are the same on every machine; the trainer records the checksum of the tokens that it read."""
-    settings = [corpus.model_dump(mode="json", exclude={"path"}), tokenizer.model_dump(mode="json")]
+    settings = [TEXT, corpus.model_dump(mode="json", exclude={"path"}), tokenizer.model_dump(mode="json")]
     return fingerprint(settings)[: 2 * FINGERPRINT_LENGTH]
 
 
@@ -170,17 +172,31 @@ def load_study(source: Path | Mapping[str, Any]) -> Study:
     Raises:
         InputError: the file cannot be read, or a key, value or cell in it cannot be used.
     """
-    if isinstance(source, Path):
-        try:
-            content = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError("study file", source, error.strerror or "cannot be read", "Name a study file.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError("study file", source, f"is not YAML ({error})", "Correct the file.") from error
-    else:
-        content = dict(source)
-    if not isinstance(content, dict):
-        raise InputError("study file", source, "holds no keys", "See config.yaml.")
+    content = _read_yaml(source) if isinstance(source, Path) else dict(source)
     study = Study(validated(StudyConfig, content, where=""))
     _ = study.cells  # expands and checks every cell
+    for form in study.config.law.forms:
+        get_form(form)
     return study
+
+
+def load_data(path: Path) -> Data:
+    """Read which tokens a study uses: the keys `corpus` and `tokenizer` of a study file, whatever else is in it.
+
+    Raises:
+        InputError: as `load_study`.
+    """
+    content = _read_yaml(path)
+    return validated(Data, {key: content[key] for key in Data.model_fields if key in content}, where="")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("study file", path, error.strerror or "cannot be read", "Name a study file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("study file", path, f"is not YAML ({error})", "Correct the file.") from error
+    if not isinstance(content, dict):
+        raise InputError("study file", path, "holds no keys", "See config.yaml.")
+    return content

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsedc.corpus.budgets import build_budgets, check_budgets
+from sparsedc.corpus.budgets import build_budget
 from sparsedc.corpus.tokens import Tokens, budget, open_tokens
 from sparsedc.errors import InputError
 
@@ -55,28 +55,25 @@ def test_no_budget_holds_a_validation_document(tokens: Path) -> None:
     assert documents[0].isdisjoint(documents[1])
 
 
-def test_budget_table(tokens: Path, tmp_path: Path) -> None:
+def test_budgets_are_described(tokens: Path, tmp_path: Path) -> None:
     train = open_tokens(tokens, "train")
     first = int(train.document_starts()[1])
-    budgets = [first + 1, 10, train.ids.size, first, 10]
-    build_budgets(tokens, budgets, tmp_path / "budgets.tsv")
-    header, *lines = (tmp_path / "budgets.tsv").read_text().splitlines()
-    assert header.split("\t") == ["unique_tokens", "documents", "share", "sha256"]
-    rows = [line.split("\t") for line in lines]
-    assert [int(row[0]) for row in rows] == [10, first, first + 1, train.ids.size]
-    assert [int(row[1]) for row in rows] == [1, 1, 2, len(train.document_starts())]
-    assert [float(row[2]) for row in rows] == [int(row[0]) / train.ids.size for row in rows]
-    assert [row[3] for row in rows] == [hashlib.sha256(train.ids[: int(row[0])].tobytes()).hexdigest() for row in rows]
-    assert rows[-1][3] == train.sha256
+    documents = {10: 1, first: 1, first + 1: 2, train.ids.size: len(train.document_starts())}
+    for unique_tokens, touched in documents.items():
+        build_budget(tokens, unique_tokens, tmp_path / "budget.json")
+        assert json.loads((tmp_path / "budget.json").read_text()) == {
+            "unique_tokens": unique_tokens,
+            "documents": touched,
+            "share": unique_tokens / train.ids.size,
+            "sha256": hashlib.sha256(train.ids[:unique_tokens].tobytes()).hexdigest(),
+        }
 
 
 @pytest.mark.parametrize("unique_tokens", [0, -5, 10**9])
 def test_impossible_budgets(tokens: Path, tmp_path: Path, unique_tokens: int) -> None:
     size = open_tokens(tokens, "train").ids.size
     with pytest.raises(InputError, match=f"the train split has {size} tokens"):
-        check_budgets(tokens, [10, unique_tokens])
-    with pytest.raises(InputError):
-        build_budgets(tokens, [unique_tokens], tmp_path / "budgets.tsv")
+        build_budget(tokens, unique_tokens, tmp_path / "budget.json")
     assert [entry.name for entry in tmp_path.iterdir()] == ["tokens"]
 
 

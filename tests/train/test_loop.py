@@ -12,7 +12,7 @@ from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.train import loop
-from sparsedc.train.checkpoint import exclusive, load_checkpoint
+from sparsedc.train.checkpoint import exclusive
 from sparsedc.train.loop import train_cell
 
 CPU = torch.device("cpu")
@@ -102,10 +102,28 @@ def test_resumed_cell_equals_an_uninterrupted_one(train, make_spec, tmp_path, mo
 
     with pytest.raises(KeyboardInterrupt):
         train(spec, die)
-    state = load_checkpoint(tmp_path, CPU)
-    assert state is not None
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == stop
     assert numbers(train(spec)) == numbers(whole)
+
+
+def test_checkpoint_of_other_text_starts_over(train, make_spec, tmp_path, monkeypatch):
+    """The spec, and so the folder, is the same where only the text has changed."""
+    spec = make_spec()
+    whole = train(spec)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+
+    def die(trainer):
+        if trainer.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, die)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["identity"]["train"] = "0" * 64
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.warns(SparsedcWarning, match="other tokens"):
+        assert numbers(train(spec)) == numbers(whole)
 
 
 def test_damaged_checkpoint_starts_over(train, make_spec, tmp_path):

@@ -1,13 +1,17 @@
 # Text to tokens to budgets. Everything lies under the hash of the corpus and tokenizer settings, so that tokens of
 # other settings are other files.
+#
+# Snakemake spares a job all its checks in a run in which something before it is made anew, and then lets it rest if
+# only an `ancient` input was. So nothing here depends on the whole study, which every edit makes anew.
 
 
 localrules:
     study,
+    data,
 
 
-# The study as validated, all defaults filled in: what every later command reads, so that an edit of the study file
-# while jobs wait in a queue reaches none of them.
+# The study as validated, all defaults filled in: what the commands after training read, so that an edit of the study
+# file while jobs wait in a queue does not reach them.
 rule study:
     output:
         f"{RESULTS}/study.json",
@@ -19,10 +23,22 @@ rule study:
         "printf '%s\\n' {params.study:q} > {output} 2> >(tee {log} >&2)"
 
 
+# The part of it that tokens depend on.
+rule data:
+    output:
+        f"{CORPUS}/data.json",
+    log:
+        f"{CORPUS}/data.log",
+    params:
+        data=canonical_json(STUDY.config.model_dump(mode="json", include={"corpus", "tokenizer"})),
+    shell:
+        "printf '%s\\n' {params.data:q} > {output} 2> >(tee {log} >&2)"
+
+
 rule documents:
     input:
-        study=ancient(f"{RESULTS}/study.json"),
-        text=watched_files(STUDY.config.corpus),
+        data=f"{CORPUS}/data.json",
+        text=TEXT,
     output:
         index=f"{CORPUS}/documents/documents.json",
         train=f"{CORPUS}/documents/train.parquet",
@@ -30,16 +46,15 @@ rule documents:
     log:
         f"{CORPUS}/documents.log",
     params:
-        corpus=canonical_json(STUDY.config.corpus.model_dump(mode="json")),
-        versions=watched_versions(STUDY.config.corpus),
+        versions=VERSIONS,
         folder=subpath(output.index, parent=True),
     shell:
-        "sparsedc corpus documents {input.study} --out {params.folder} 2> >(tee {log} >&2)"
+        "sparsedc corpus documents {input.data} --out {params.folder} 2> >(tee {log} >&2)"
 
 
 rule tokenizer:
     input:
-        study=ancient(f"{RESULTS}/study.json"),
+        data=f"{CORPUS}/data.json",
         documents=rules.documents.output.index,
         train=rules.documents.output.train,
     output:
@@ -48,11 +63,11 @@ rule tokenizer:
         f"{CORPUS}/tokenizer.log",
     threads: workflow.cores
     params:
-        tokenizer=canonical_json(STUDY.config.tokenizer.model_dump(mode="json")),
         documents=subpath(input.documents, parent=True),
         folder=subpath(output[0], parent=True),
     shell:
-        "sparsedc corpus tokenizer {input.study} --documents {params.documents} --out {params.folder} 2> >(tee {log} >&2)"
+        "sparsedc corpus tokenizer {input.data} --documents {params.documents} --out {params.folder}"
+        " 2> >(tee {log} >&2)"
 
 
 rule tokens:
@@ -76,18 +91,17 @@ rule tokens:
         " --out {params.folder} 2> >(tee {log} >&2)"
 
 
-# A budget that the corpus cannot fill is found here, before any training.
-rule budgets:
+# A budget that the corpus cannot fill is found here, before any of its cells trains.
+rule budget:
     input:
-        study=ancient(f"{RESULTS}/study.json"),
         manifest=rules.tokens.output.manifest,
         train=rules.tokens.output.train,
     output:
-        f"{CORPUS}/budgets.tsv",
+        f"{CORPUS}/budgets/{{unique_tokens}}.json",
     log:
-        f"{CORPUS}/budgets.log",
+        f"{CORPUS}/budgets/{{unique_tokens}}.log",
     params:
-        budgets=STUDY.budgets,
         tokens=subpath(input.manifest, parent=True),
     shell:
-        "sparsedc corpus budgets {input.study} --tokens {params.tokens} --out {output} 2> >(tee {log} >&2)"
+        "sparsedc corpus budget --tokens {params.tokens} --unique-tokens {wildcards.unique_tokens}"
+        " --out {output} 2> >(tee {log} >&2)"

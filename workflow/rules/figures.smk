@@ -10,7 +10,12 @@ for FIGURE in FIGURES:  # a rule each, because a caption cannot depend on a wild
             runs=f"{RESULTS}/runs.csv",
             law=f"{RESULTS}/law/law.json",
         output:
-            report(f"{RESULTS}/figures/{FIGURE}.svg", caption=f"../report/{FIGURE}.rst", category="Figures"),
+            report(
+                f"{RESULTS}/figures/{FIGURE}.svg",
+                caption=f"../report/{FIGURE}.rst",
+                category="Figures",
+                labels={"figure": FIGURES[FIGURE]},
+            ),
             f"{RESULTS}/figures/{FIGURE}.png",
         log:
             f"{RESULTS}/logs/figure/{FIGURE}.log",
@@ -27,7 +32,12 @@ rule summary:
         runs=f"{RESULTS}/runs.csv",
         law=f"{RESULTS}/law/law.json",
     output:
-        report(f"{RESULTS}/summary.html", caption="../report/summary.rst", category="Summary"),
+        report(
+            f"{RESULTS}/summary.html",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"figure": "The study in one table"},
+        ),
     log:
         f"{RESULTS}/logs/summary.log",
     params:

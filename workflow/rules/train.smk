@@ -28,7 +28,7 @@ rule train:
         spec=f"{RESULTS}/specs/{{cell}}.json",
         manifest=rules.tokens.output.manifest,  # holds the checksums of the tokens, which are too large to compare
         tokens=ancient([rules.tokens.output.train, rules.tokens.output.held_out]),
-        budgets=ancient(rules.budgets.output[0]),
+        budget=lambda wildcards: f"{CORPUS}/budgets/{STUDY.cells[wildcards.cell].spec.unique_tokens}.json",
     output:
         f"{RESULTS}/cells/{{cell}}/metrics.json",
     log:

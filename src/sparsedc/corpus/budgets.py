@@ -1,7 +1,8 @@
 """Unique-token budgets: nested prefixes of the train split, checked before any training and put on record."""
 
 import hashlib
-from dataclasses import astuple, dataclass, fields
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,32 +28,23 @@ class Budget:
     sha256: str
 
 
-def check_budgets(directory: Path, budgets: list[int]) -> list[Budget]:
-    """Describe budgets of a token directory's train split, in ascending order and each once.
+def describe_budget(directory: Path, unique_tokens: int) -> Budget:
+    """Describe a budget of a token directory's train split.
 
     Raises:
-        InputError: a budget that the train split cannot fill, or tokens that cannot be opened.
+        InputError: the train split cannot fill it, or the tokens cannot be opened.
     """
     tokens = open_tokens(directory, "train")
-    starts = tokens.document_starts()
-    digest, hashed, rows = hashlib.sha256(), 0, []
-    for unique_tokens in sorted(set(budgets)):
-        ids = budget(tokens, unique_tokens)
-        digest.update(np.ascontiguousarray(ids[hashed:]).data)  # nested: each continues the one before
-        hashed = unique_tokens
-        documents = int(np.searchsorted(starts, unique_tokens))
-        rows.append(Budget(unique_tokens, documents, unique_tokens / tokens.ids.size, digest.hexdigest()))
-    return rows
+    ids = budget(tokens, unique_tokens)
+    documents = int(np.searchsorted(tokens.document_starts(), unique_tokens))
+    digest = hashlib.sha256(np.ascontiguousarray(ids).data).hexdigest()
+    return Budget(unique_tokens, documents, unique_tokens / tokens.ids.size, digest)
 
 
-def build_budgets(tokens: Path, budgets: list[int], out: Path) -> None:
-    """Write `check_budgets` of a token directory as a tab-separated table with one row a budget.
+def build_budget(directory: Path, unique_tokens: int, out: Path) -> None:
+    """Write `describe_budget` as JSON.
 
     Raises:
-        InputError: as `check_budgets`.
+        InputError: as `describe_budget`.
     """
-    rows = [
-        [field.name for field in fields(Budget)],
-        *(map(str, astuple(row)) for row in check_budgets(tokens, budgets)),
-    ]
-    write_text("".join("\t".join(row) + "\n" for row in rows), out)
+    write_text(json.dumps(asdict(describe_budget(directory, unique_tokens)), indent=1) + "\n", out)

@@ -1,7 +1,7 @@
 """Figures: one module each, drawn from the runs table and the directory that `fit_laws` wrote.
 
 A figure's module has `draw(runs, law, out_stem)`, which writes out_stem.svg and out_stem.png. Adding a figure is
-adding its module here, its caption in workflow/report/, and its name to `FIGURES`.
+adding its module here, its caption in workflow/report/, and its name and title to `FIGURES`.
 """
 
 from importlib import import_module
@@ -10,8 +10,12 @@ from typing import Protocol, cast
 
 from sparsedc.errors import InputError
 
-#: Names of the figures, which are those of their modules.
-FIGURES = ("loss_by_epochs", "prediction_vs_truth", "isoloss")
+#: Names of the figures, which are those of their modules → their titles in the report.
+FIGURES = {
+    "loss_by_epochs": "Loss by epochs: what was measured",
+    "prediction_vs_truth": "Prediction vs truth: how far to trust the law",
+    "isoloss": "Isoloss: what the law says of size and epochs",
+}
 
 
 class Draw(Protocol):

@@ -1,4 +1,4 @@
-"""Contours of predicted loss over model size and epochs at one budget, dense beside the next density."""
+"""Contours of predicted loss over model size and epochs at one budget, dense beside a sparser density."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     table = table.assign(N=count_params(table, fit.params))
     cells_of_budget = table.groupby("unique_tokens").size()
     U = int(cells_of_budget[cells_of_budget == cells_of_budget.max()].index.max())
-    densities = sorted(table["density"].unique(), reverse=True)[:2]
+    densities = densities_shown(table)
     table = table[(table["unique_tokens"] == U) & table["density"].isin(densities)]
 
     N_range, epoch_range = _range(table["N"], BEYOND), _range(table["epochs"], BELOW_EPOCHS)
@@ -56,23 +56,27 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         filled = axes.contourf(N, epochs, surface, levels=levels, cmap="cividis")
         lines = axes.contour(N, epochs, surface, levels=levels, colors="white", linewidths=0.6)
         cells = table[table["density"] == density]
-        means = cells.groupby(["N", "epochs"], as_index=False)["val_loss"].mean()
-        axes.scatter(
-            means["N"],
-            means["epochs"],
-            c=means["val_loss"],
-            cmap="cividis",
-            vmin=levels[0],
-            vmax=levels[-1],
-            s=46,
-            edgecolors="white",
-            linewidths=1.3,
-            zorder=3,
-            clip_on=False,
-        )
-        if len(cells):
-            corner = (cells["N"].min(), cells["epochs"].min())
-            extent = (cells["N"].max() - corner[0], cells["epochs"].max() - corner[1])
+        means = cells.groupby(["role", "N", "epochs"], as_index=False)["val_loss"].mean()
+        for role, marker in style.ROLE_MARKERS.items():
+            some = means[means["role"] == role]
+            axes.scatter(
+                some["N"],
+                some["epochs"],
+                c=some["val_loss"],
+                cmap="cividis",
+                vmin=levels[0],
+                vmax=levels[-1],
+                s=46,
+                marker=marker,
+                edgecolors="white",
+                linewidths=1.3,
+                zorder=3,
+                clip_on=False,
+            )
+        fitted = cells[cells["role"] == "fit"]
+        if len(fitted):
+            corner = (fitted["N"].min(), fitted["epochs"].min())
+            extent = (fitted["N"].max() - corner[0], fitted["epochs"].max() - corner[1])
             axes.add_patch(Rectangle(corner, *extent, fill=False, edgecolor="white", linestyle="--", linewidth=0.9))
         style.epoch_axis(axes, axes.yaxis, table["epochs"].to_numpy())
         axes.set_xscale("log")
@@ -88,10 +92,20 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     figure.suptitle(
         f"U = {count_label(U)} unique tokens. Law: {fit.form} ({fit.status})."
         + ("\n" if len(densities) == 1 else " ")
-        + "Circles: measured, in the colour of their loss. Dashes: measured range",
+        + "Circles: measured, in the colour of their loss"
+        + (" (diamonds: extrapolation cells)" if (table["role"] == "extrapolation").any() else "")
+        + ".\nDashes: range of the cells that the law was fitted to",
         fontsize=9.5,
     )
     style.save(figure, out_stem)
+
+
+def densities_shown(runs: pd.DataFrame) -> list[float]:
+    """The highest density and one more: the highest below 1 that extrapolation cells have, else the next one."""
+    densities = sorted(runs["density"].unique(), reverse=True)
+    tested = runs.loc[runs["role"] == "extrapolation", "density"]
+    tested = tested[(tested < 1) & (tested < densities[0])]
+    return [densities[0], tested.max()] if len(tested) else densities[:2]
 
 
 def _range(values: pd.Series, below: float) -> tuple[float, float]:

@@ -16,7 +16,10 @@ MOST_ROWS, MOST_COLUMNS = 4, 4
 
 
 def draw(runs: Path, law: Path, out_stem: Path) -> None:
-    """Points are measured (mean over seeds), lines are the chosen law's prediction for the same models."""
+    """Points are measured (mean over seeds), lines are the chosen law's prediction for the same models.
+
+    Points stand a little left or right of their epochs, by density, so that none hides another.
+    """
     style.apply_style()
     table = style.read_finished(runs)
     fit = style.read_selection(law).best
@@ -42,11 +45,12 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         layout="constrained",
     )
     epochs = np.geomspace(table["epochs"].min(), table["epochs"].max(), 60)
+    shifts = dodge(list(colours), table["epochs"].to_numpy())
     for row, size in enumerate(chosen):
         for column, budget in enumerate(shown):
             axes = grid[row, column]
             cells = table[(table["size"] == size) & (table["unique_tokens"] == budget)]
-            _panel(axes, cells, fit, epochs, colours, markers)
+            _panel(axes, cells, fit, epochs, colours, shifts, markers)
             axes.set_title(f"{size}, U = {count_label(budget)} tokens")
             if not len(cells):
                 axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color="#777777")
@@ -68,11 +72,23 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         for part, whole, what in ((chosen, sizes, "sizes"), (shown, budgets, "budgets"))
         if len(part) < len(whole)
     ]
-    title = f"Points: measured. Lines: the law ({fit.form}, {fit.status})"
+    title = "Points: measured" + ("\n" if len(shown) < 3 else ". ")
+    title += f"Lines: the law ({fit.form}, {fit.status}), dashed beyond measured epochs"
     if omitted:
-        title += ("\n" if len(shown) < 3 else ". ") + f"Shown: {' and '.join(omitted)}"
+        title += f"\nShown: {' and '.join(omitted)}"
     figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
     style.save(figure, out_stem)
+
+
+def dodge(densities: list[float], epochs: np.ndarray) -> dict[float, float]:
+    """Density → factor on epochs that keeps its points clear of the others'; the factors' geometric mean is 1.
+
+    All of them fill at most 60 % of the narrowest gap between measured epochs.
+    """
+    at = np.log2(np.unique(epochs))
+    width = min(0.12 * (at[-1] - at[0]), 0.6 * np.diff(at).min()) if len(at) > 1 else 0.1
+    places = np.linspace(-width / 2, width / 2, len(densities)) if len(densities) > 1 else np.zeros(1)
+    return dict(zip(densities, (2.0**places).tolist(), strict=True))
 
 
 def _panel(
@@ -81,8 +97,15 @@ def _panel(
     fit: Fit,
     epochs: np.ndarray,
     colours: dict[float, str],
+    shifts: dict[float, float],
     markers: dict[str, str],
 ) -> None:
+    first, last = cells["epochs"].min(), cells["epochs"].max()
+    parts = (
+        (np.append(epochs[epochs < first], first), "--"),
+        (np.concatenate([[first], epochs[(epochs > first) & (epochs < last)], [last]]), "-"),
+        (np.insert(epochs[epochs > last], 0, last), "--"),
+    )
     for density, colour in colours.items():
         for method, group in cells[cells["density"] == density].groupby("method"):
             by_epochs = group.groupby("epochs")
@@ -92,6 +115,9 @@ def _panel(
             within = by_epochs["val_loss_se"].mean()
             error = between.where(by_epochs.size() > 1, within).fillna(0.0)
             marker = markers.get(str(method), "o")
-            axes.errorbar(mean.index, mean, yerr=error, color=colour, fmt=marker, elinewidth=0.9, capsize=2)
+            where = mean.index.to_numpy() * shifts[density]
+            axes.errorbar(where, mean, yerr=error, color=colour, fmt=marker, elinewidth=0.9, capsize=2)
             at = design_of(group.iloc[:1], fit.params)
-            axes.plot(epochs, fit.predict(at.N, at.U, at.U * epochs, at.s), color=colour, linewidth=1.1, alpha=0.75)
+            for some, dashes in parts:
+                line = fit.predict(at.N, at.U, at.U * some, at.s)
+                axes.plot(some, line, dashes, color=colour, linewidth=1.1, alpha=0.75)

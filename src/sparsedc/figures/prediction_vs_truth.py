@@ -58,13 +58,13 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     figure.suptitle(f"Law: {fit.form} ({fit.status}).  " + ";  ".join(lines), fontsize=9.5)
 
     handles = [
-        Line2D([], [], color=colour, marker="o", linestyle="", label=density_label(density))
+        Line2D([], [], color=colour, marker="o", linestyle="", label=f"density {density_label(density)}")
         for density, colour in colours.items()
     ]
-    figure.legend(handles=handles, loc="outside right upper", title="Density")
-    roles = [
-        Line2D([], [], color="#444444", marker=marker, linestyle="", label=f"{role} cells")
+    handles += [
+        Line2D([], [], color="#444444", markerfacecolor="none", marker=marker, linestyle="", label=f"{role} cells")
         for role, marker in style.ROLE_MARKERS.items()
+        if (cells["role"] == role).any()
     ]
-    figure.legend(handles=roles, loc="outside right lower")
+    figure.legend(handles=handles, loc="outside right upper")
     style.save(figure, out_stem)

@@ -1,15 +1,25 @@
 """The study in one table, in plain words, as HTML for the report."""
 
+import math
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Status
 from sparsedc.law.select import LAW, Selection
+from sparsedc.law.validate import Error
 
+_STYLE = (
+    "body { font-family: sans-serif; line-height: 1.4; margin: 1em; } "
+    "table { border-collapse: collapse; max-width: 60em; } "
+    "th, td { padding: 0.4em 0.8em; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; } "
+    "th { width: 16em; }"
+)
+_BASELINES = {"mean": "mean of the fitted losses", "dense law": "law of dense models"}
 _STATUS: dict[Status, str] = {
     "ok": "the runs determine all of its parameters",
     "weakly determined": "the runs leave some of its parameters very uncertain",
@@ -19,7 +29,7 @@ _STATUS: dict[Status, str] = {
 
 
 def summary_table(runs: pd.DataFrame, law_dir: Path) -> str:
-    """An HTML table of what was run, which form describes it best, and how well it predicts larger models.
+    """An HTML page with one table: what was run, which form describes it best, how well it predicts larger models.
 
     Args:
         runs: a runs table, as `sparsedc.runs.read_runs` reads it.
@@ -33,19 +43,57 @@ def summary_table(runs: pd.DataFrame, law_dir: Path) -> str:
     selection = Selection.load(law_dir / LAW)
     best = selection.best
     rows = [
+        ("Verdict", verdict(selection)),
         ("Cells", _cells(runs)),
         ("Model sizes", ", ".join(runs.sort_values("params_total")["size"].unique())),
         ("Densities", ", ".join(density_label(s) for s in sorted(runs["density"].unique(), reverse=True))),
         ("Unique tokens (U)", ", ".join(count_label(U) for U in sorted(runs["unique_tokens"].unique()))),
         ("Epochs", ", ".join(f"{epochs:.3g}" for epochs in sorted(runs["epochs"].unique()))),
         ("Tokens trained on, all cells", count_label(int(runs["tokens"].sum()))),
+        *_lowest(runs),
         ("Form of the law that fits best", f"{best.form}: {_STATUS[best.status]}"),
-        *([("Because", "; ".join(best.reasons))] if best.reasons else []),
+        *([("Why it is not to be trusted further", "; ".join(best.reasons))] if best.reasons else []),
         ("Typical error on the runs it was fitted to", f"{best.rmse:.3f} nats per token (RMSE)"),
         ("Typical error on cells it never saw", _extrapolation(selection)),
     ]
     body = "\n".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
-    return f"<table>\n{body}\n</table>\n"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"/><title>Summary</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n<table>\n{body}\n</table>\n</body>\n</html>\n"
+    )
+
+
+def verdict(selection: Selection) -> str:
+    """Whether the chosen law predicts the extrapolation cells better than every baseline, in plain words."""
+    law = selection.extrapolation.get(selection.best.form)
+    if law is None:
+        return "The law was not tested: the study has no finished extrapolation cells"
+    others = _baselines(selection)
+    name = min(others, key=lambda name: others[name].rmse)
+    beats = law.rmse < others[name].rmse
+    sign = "high" if law.mean > 0 else "low"
+    biased = math.isclose(abs(law.mean), law.mean_abs, rel_tol=1e-9)  # only where all errors are of one sign
+    one = law.n == 1
+    return (
+        f"The law {'beats' if beats else 'does not beat'} the {_BASELINES.get(name, name)} "
+        f"on the {'one cell' if one else f'{law.n} cells'} it never saw: "
+        f"error {law.rmse:.3f} against {others[name].rmse:.3f} nats per token"
+        + (f"; it predicts {'it' if one else 'all of them'} too {sign}" if biased else "")
+        + ("" if selection.best.usable else "; but the runs do not determine the law")
+    )
+
+
+def _baselines(selection: Selection) -> dict[str, Error]:
+    forms = {fit.form for fit in selection.fits}
+    return {name: error for name, error in selection.extrapolation.items() if error is not None and name not in forms}
+
+
+def _lowest(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    finished = runs[(runs["status"] == "ok") & np.isfinite(runs["val_loss"])]
+    if not len(finished):
+        return []
+    lowest = finished.loc[finished["val_loss"].idxmin()]
+    return [("Lowest held-out loss", f"{lowest['cell']}, {lowest['val_loss']:.3f} nats per token")]
 
 
 def _cells(runs: pd.DataFrame) -> str:
@@ -59,11 +107,6 @@ def _extrapolation(selection: Selection) -> str:
     error = selection.extrapolation.get(selection.best.form)
     if error is None:
         return "not tested: the study has no finished extrapolation cells"
-    forms = {fit.form for fit in selection.fits}
-    others = [
-        f"{name} {other.rmse:.3f}"
-        for name, other in selection.extrapolation.items()
-        if other is not None and name not in forms
-    ]
+    others = [f"{name} {other.rmse:.3f}" for name, other in _baselines(selection).items()]
     cells = "1 cell" if error.n == 1 else f"{error.n} cells"
     return f"{error.rmse:.3f} nats per token (RMSE over {cells}); for comparison: {', '.join(others)}"

@@ -234,8 +234,9 @@ class Sparse(DataConstrained):
         Parameter("c12", "R_D*, linear in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
         Parameter("c22", "R_D*, minus quadratic in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
     )
-    # f(1) = 1 whatever the parameters are, so that ε, μ and c take three densities beside the dense one.
-    needs: ClassVar = {"N": 2, "D": 3, "s": 4}
+    # f(1) = 1 whatever the parameters are. Through three further values of f go two curves, one with c below and one
+    # with c above 0, so that ε, μ and c take four densities beside the dense one.
+    needs: ClassVar = {"N": 2, "D": 3, "s": 5}
 
     #: below these the density factor and R*(s) / R*(1) bend away from 0; see `positive`
     FACTOR_FLOOR: ClassVar = 0.05

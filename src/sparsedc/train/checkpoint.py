@@ -1,7 +1,8 @@
 """Partial state of a cell, outside its declared outputs, in a folder keyed by the hash of its spec.
 
 Snakemake removes declared outputs before it starts a job again, so what a killed training needs to go on lies
-elsewhere; and because the folder's name is the spec's hash, a changed cell can never resume another's state.
+elsewhere. The folder's name is the spec's hash and the checkpoint says of which tokens it is, so that a changed
+cell, or the same cell on changed text, never resumes another's state.
 """
 
 import fcntl
@@ -42,8 +43,9 @@ def save_checkpoint(state: dict[str, Any], work: Path) -> None:
         torch.save(state, partial)
 
 
-def load_checkpoint(work: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last checkpoint, or None where there is none that can be read: the cell then starts over."""
+def load_checkpoint(work: Path, device: torch.device, identity: dict[str, str]) -> dict[str, Any] | None:
+    """The last checkpoint, or None where the cell starts over: where there is none, where it cannot be read, and
+    where it was not saved with the same `identity` (checksums of tokens, versions)."""
     path = work / "checkpoint.pt"
     if not path.exists():
         return None
@@ -51,6 +53,11 @@ def load_checkpoint(work: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         warnings.warn(SparsedcWarning(f"{path} cannot be read ({error}); training starts over"), stacklevel=2)
+        return None
+    if state["identity"] != identity:
+        warnings.warn(
+            SparsedcWarning(f"{path} is of other tokens or of another torch; training starts over"), stacklevel=2
+        )
         return None
     return state
 

@@ -164,7 +164,9 @@ def train_cell(
     )
     batches = Batches(len(inputs), spec.training.batch_tokens // spec.sequence_length, spec.seed)
     trainer = Trainer.start(spec, device)
-    state = load_checkpoint(work, device)
+    # The folder is the spec's, which does not know the text itself: tokens of other text start over.
+    identity = {"train": train.sha256, "held_out": validation.sha256, "torch": str(torch.__version__)}
+    state = load_checkpoint(work, device, identity)
     if state is not None:
         trainer.load_state_dict(state)
     if device.type == "cuda":
@@ -182,7 +184,7 @@ def train_cell(
             trainer.seconds, clock = trainer.seconds + now - clock, now
             report(trainer)
             if now - saved > CHECKPOINT_SECONDS and not diverged:
-                save_checkpoint(trainer.state_dict(), work)
+                save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
                 saved = now
     trainer.engine.check()
     evaluated = None if diverged else evaluate(trainer.model, validation, spec)

@@ -12,6 +12,7 @@ a GPU, which a fork would not survive. This module imports no torch: the client 
 """
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -175,6 +176,7 @@ def _become(job: dict[str, object], streams: list[int]) -> None:
 
     code = 1
     try:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a job does not outlive its server
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for stream, number in zip(streams, STREAMS, strict=True):
