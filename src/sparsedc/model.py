@@ -20,9 +20,9 @@ def _shape(width: int, depth: int, heads: int, ffn: int) -> Shape:
     return Shape(width=width, depth=depth, heads=heads, ffn=ffn)
 
 
-#: Size name -> shape. Small sizes are named after their maskable parameters. The nine from 20m to 3b84 are the
-#: released configurations of "When Data Is Scarce" (ICML 2026), under their own names; 7b68 is the shape of its
-#: largest validation point (7.68B, of which no configuration was released), chosen here.
+#: Size name -> shape. Small sizes are named after their maskable parameters, within 11 %. The nine from 20m to 3b84
+#: are the released configurations of "When Data Is Scarce" (ICML 2026), under their own names; 7b68 is the shape of
+#: its largest validation point (7.68B, of which no configuration was released), chosen here.
 LADDER: dict[str, Shape] = {
     "13k": _shape(32, 1, 2, 96),
     "25k": _shape(32, 2, 2, 96),

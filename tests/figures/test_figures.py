@@ -95,6 +95,15 @@ def test_unusual_studies_are_drawn(changes, figures, tiny, tmp_path):
         assert_drawn(*draw(figure, tmp_path, figure))
 
 
+def test_density_that_the_shown_budget_lacks_gets_no_panel(tiny, tmp_path):
+    runs = simulate_runs("sparse", LAW, noise=0.005, **TINY)
+    runs = runs[(runs["density"] != 0.5) | (runs["unique_tokens"] == 32_768)]
+    small = runs[(runs["unique_tokens"] == 262_144) | (runs["density"] == 0.5)]
+    write_runs(small, tmp_path / "runs.csv")
+    shutil.copytree(tiny / "law", tmp_path / "law")
+    assert_drawn(*draw("isoloss", tmp_path))
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_study_without_a_finished_cell(figure, tiny, tmp_path):
     shutil.copytree(tiny / "law", tmp_path / "law")

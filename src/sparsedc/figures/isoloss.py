@@ -33,8 +33,9 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     table = table.assign(N=count_params(table, fit.params))
     cells_of_budget = table.groupby("unique_tokens").size()
     U = int(cells_of_budget[cells_of_budget == cells_of_budget.max()].index.max())
+    table = table[table["unique_tokens"] == U]
     densities = densities_shown(table)
-    table = table[(table["unique_tokens"] == U) & table["density"].isin(densities)]
+    table = table[table["density"].isin(densities)]
 
     N_range, epoch_range = _range(table["N"], BEYOND), _range(table["epochs"], BELOW_EPOCHS)
     N, epochs = np.meshgrid(np.geomspace(*N_range, 120), np.geomspace(*epoch_range, 120))
