@@ -212,6 +212,17 @@ def test_the_environment_is_the_clients(run: Run, study_folder: Path) -> None:
     assert max(map(len, wide.splitlines())) > max(map(len, narrow.splitlines()))
 
 
+def test_a_killed_server_takes_its_jobs_with_it_and_another_takes_its_place(run: Run, study_folder: Path) -> None:
+    with waiting_job(run, study_folder / "pipe") as (client, job):
+        server = run.server()
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        assert client.wait(timeout=30) == 1
+        wait_for(lambda: not Path(f"/proc/{job}").exists() or "State:\tZ" in Path(f"/proc/{job}/status").read_text())
+    assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
+    assert run.server() not in (None, server)
+
+
 def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folder: Path) -> None:
     server = wait_for(run.server)
     assert run.address.exists()

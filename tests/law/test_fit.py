@@ -148,6 +148,8 @@ def test_extrapolation_cells_are_not_fitted(simulate):
         ("muennighoff", {"epochs": [1]}, "no run depends on R_D_star"),
         ("sparse", {"densities": [1.0]}, "no run depends on epsilon, mu, c, c11, c21, c12, c22"),
         ("sparse", {"densities": [1.0, 0.5, 0.25]}, "cannot tell .*mu"),
+        # Through three values of the density factor go two curves, so that a good fit is not the only one.
+        ("sparse", {"densities": [1.0, 0.5, 0.25, 0.125]}, "needs 5 distinct values of s, the runs have 4"),
     ],
 )
 def test_designs_that_do_not_identify_the_form(form, changes, reason, simulate):

@@ -14,7 +14,7 @@ from sparsedc.errors import InputError
 Split = Literal["train", "validation", "test"]
 MANIFEST = "manifest.json"
 FORMAT = 1
-REMEDY = "Delete it and run snakemake again, which rebuilds it."
+REMEDY = "Delete it and run snakemake again, which rebuilds it and trains its cells again."
 
 
 @dataclass(frozen=True, eq=False)
