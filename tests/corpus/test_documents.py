@@ -81,8 +81,12 @@ def test_the_index_records_config_and_provenance(documents_of: Build) -> None:
         ([["", " "]], {}, "2 documents, all empty"),
         ([[]], {}, "0 documents, all empty"),
         ([["one"]], {}, "split has no documents"),
-        ([prose(50)], {"validation_fraction": 0.0}, "validation_fraction = 0.0: the validation split has no documents"),
-        ([prose(50)], {"validation_fraction": 0.5, "test_fraction": 0.5}, "the train split has no documents"),
+        (
+            [prose(50)],
+            {"validation_fraction": 1e-9},
+            "validation_fraction = 1e-09: the validation split has no documents",
+        ),
+        ([prose(50)], {"validation_fraction": 0.5, "test_fraction": 0.499999}, "the train split has no documents"),
         ([["a"], ["a"]], {"splits": {"train": "0*", "validation": "1*"}}, "the train split has no documents"),
     ],
 )
