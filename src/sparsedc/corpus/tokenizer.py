@@ -18,7 +18,7 @@ from sparsedc.errors import InputError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 TRAINING_CHARACTERS = 200_000_000
-"""Training reads no further: more text hardly changes the merges of a vocabulary of this size."""
+"""Training reads no further, which bounds its time and memory on large corpora."""
 
 
 def build_tokenizer(config: Tokenizer, documents: Path, out: Path) -> None:

@@ -1,4 +1,5 @@
-"""Batches of a budget: every one of the U unique tokens is a target exactly once an epoch.
+"""Batches of a budget: every one of the U unique tokens is a target exactly once an epoch; only of the last epoch may
+a batch that would not be whole stay out.
 
 The budget is cut into sequences of L targets; the input that precedes a sequence's first target is the token
 before it, and before the very first token stands the end-of-document token. Epochs reshuffle the sequences by
