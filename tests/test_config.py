@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sparsedc.config import Factors, HubCorpus, Hyperparameters, Section, Selector, Shape, StudyConfig, parse_count
+from sparsedc.config import Factors, HubCorpus, Hyperparameters, Section, Selector, Shape, StudyConfig
+from sparsedc.numbers import parse_count
 from sparsedc.study import short
 
 POWERS = {"": 0, "k": 3, "M": 6, "B": 9, "T": 12}

@@ -4,15 +4,14 @@ Unknown keys are errors. `sparsedc.study` turns a validated config into cells. T
 """
 
 from collections.abc import Iterable
-from decimal import Decimal, DecimalException
 from difflib import get_close_matches
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sparsedc.errors import InputError
+from sparsedc.numbers import parse_count
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -21,29 +20,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # may stand in a path
 Role = Literal["fit", "extrapolation"]
 SplitName = Literal["train", "validation", "test"]
-
-SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-def parse_count(value: object) -> object:
-    """Read a count such as 65536, "300M" or "1.3B" (k, M, B, T are powers of 1,000).
-
-    Raises:
-        ValueError: the value is a string that is no such number, or the number is not whole.
-    """
-    if isinstance(value, bool):
-        raise ValueError("is not a number of tokens")
-    if isinstance(value, str):
-        digits, factor = (value[:-1], SUFFIXES[value[-1]]) if value[-1:] in SUFFIXES else (value, 1)
-        try:
-            value = Decimal(digits.strip().replace(",", "").replace("_", "")) * factor
-        except DecimalException:
-            raise ValueError(f"{value!r} is not a number such as 65536, 300M or 1.3B") from None
-    if isinstance(value, (float, Decimal)):
-        if not isfinite(value) or value != int(value):
-            raise ValueError(f"{value} is not a whole number")
-        return int(value)
-    return value
 
 
 def as_list(value: object) -> object:

@@ -12,7 +12,6 @@ import yaml
 
 from sparsedc import model
 from sparsedc.config import (
-    SUFFIXES,
     Corpus,
     Data,
     Factors,
@@ -26,6 +25,7 @@ from sparsedc.config import (
 )
 from sparsedc.errors import InputError
 from sparsedc.law.forms import get_form
+from sparsedc.numbers import SUFFIXES
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import FINGERPRINT_LENGTH, TEXT, Spec, fingerprint
 
