@@ -20,7 +20,7 @@ def test_spellings_of_a_number(written: str, meant: float) -> None:
 )
 def test_what_is_no_number_above_0(written: str) -> None:
     for read in (read_number, read_count):
-        with pytest.raises(InputError, match="x = .*: is not a number above 0. Write it like"):
+        with pytest.raises(InputError, match=r"x = .*: is not a number above 0\. Write it like"):
             read("x", written)
 
 
