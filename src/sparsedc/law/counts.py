@@ -23,6 +23,10 @@ def _active(runs: pd.DataFrame) -> pd.Series:
     return runs["params_active"]
 
 
+def _average(runs: pd.DataFrame) -> pd.Series:
+    return runs["params_active_mean"] - runs["params_embedding"] - runs["params_head"]
+
+
 def _body(runs: pd.DataFrame) -> pd.Series:
     return runs["params_active"] - runs["params_embedding"] - runs["params_head"]
 
@@ -32,10 +36,13 @@ def _body(runs: pd.DataFrame) -> pd.Series:
 #: active: every parameter that is not masked out, embedding and head included.
 #: body: the active ones outside embedding and head, after Kaplan et al. 2020. The default: it varies where the
 #: ladder of models varies, while vocabulary × width, constant in density, would blur small and sparse models.
+#: average: the same, averaged over training steps, after Jin et al. 2025, The Journey Matters: for densities that
+#: change while a model trains. For constant ones it is `body`.
 CONVENTIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "paper": _paper,
     "active": _active,
     "body": _body,
+    "average": _average,
 }
 DEFAULT_CONVENTION = "body"
 
@@ -48,7 +55,13 @@ def count_params(runs: pd.DataFrame, convention: str = DEFAULT_CONVENTION) -> Fl
     """
     if convention not in CONVENTIONS:
         raise InputError("params", convention, "no such counting convention", f"Use {' | '.join(CONVENTIONS)}.")
-    N = CONVENTIONS[convention](runs).to_numpy(dtype=np.float64)
+    try:
+        counted = CONVENTIONS[convention](runs)
+    except KeyError as error:
+        raise InputError(
+            "params", convention, f"needs the column {error.args[0]}", "Give it, or use --params active."
+        ) from error
+    N = counted.to_numpy(dtype=np.float64)
     bad = ~(N > 0)
     if bad.any():
         raise InputError(

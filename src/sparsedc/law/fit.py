@@ -1,41 +1,45 @@
 """Fit a form of the law to a runs table: all parameters jointly, from many starts, with a status.
 
-The objective is Σ Huber_δ(ln predicted − ln observed), as in the literature. Minimised by SciPy's trust-region
-least squares on residuals divided by δ, because tolerances of an optimizer mean nothing on an objective of 1e-3.
-Jacobians are exact: complex-step derivatives, Im f(x + ih) / h with h = 1e-30, have no truncation and no cancellation.
+By default the objective is Σ Huber_δ(ln predicted − ln observed), as in the literature (`sparsedc.law.likelihood`).
+A fit is a frozen result, saved as JSON, that knows what it was fitted to, how well the runs determine it, and how to
+predict; `sparsedc.law.bootstrap` adds intervals to it.
 """
 
 import json
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import least_squares, minimize_scalar
-from scipy.special import erf
-from scipy.stats import qmc
+from scipy.special import ndtri, stdtrit
 
 from sparsedc.atomic import write_text
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import DEFAULT_CONVENTION, count_params
-from sparsedc.law.forms import Design, Floats, Form, Parameter, Values, get_form
+from sparsedc.law.forms import Design, Floats, get_form
+from sparsedc.law.likelihood import LIKELIHOODS, Huber, Likelihood, Residuals
+from sparsedc.law.problem import Problem
 
-DELTA = 1e-3
 STARTS = 32
-FORMAT = 1
-#: scaled Jacobians beyond this condition number leave some combination of parameters undetermined
-CONDITION_LIMIT = 1e7
-#: a standard error beyond this (in ln θ, or in θ where θ may be negative) makes a parameter weakly determined
-WEAK = 1.0
+FORMAT = 2
+#: optima within this share of the best objective are rivals of it, if their parameters differ
+RIVAL = 0.01
+#: and within this one they fit equally well
+EQUAL = 1e-3
+#: in search coordinates, so that e^0.2: optima closer than that are one
+APART = 0.2
 
-#: ok; weakly determined: some parameter's standard error exceeds `WEAK`; at bound: some parameter's value is the edge
-#: of the search, not an estimate; not identifiable: the runs cannot tell some parameters apart. The worst one holds.
-Status = Literal["ok", "weakly determined", "at bound", "not identifiable"]
+#: ok; weakly determined: some parameter's standard error is large, or equally good optima differ in it; at bound: some
+#: parameter's value is the edge of the search, not an estimate; not identifiable: the runs cannot tell some parameters
+#: apart; published: constants from elsewhere. The worst one holds.
+Status = Literal["ok", "weakly determined", "at bound", "not identifiable", "published"]
+
+Interval = tuple[float | None, float | None]  # None: open, the runs do not bound the value on that side
 
 
 @dataclass(frozen=True)
@@ -45,33 +49,99 @@ class Fit:
     form: str
     parameters: dict[str, float]
     params: str  # counting convention of N
-    delta: float  # of the Huber loss
-    objective: float  # Σ Huber_δ of log residuals, at the optimum
-    rmse: float  # of the fitted runs, nats
-    aicc: float  # infinite where there are too few runs for it
-    n_runs: int
-    n_left_out: int  # runs that diverged
-    starts: int
-    share_at_best: float  # of the starts, those that ended within 0.1 % of the best objective
-    condition: float  # of the Jacobian at the optimum, columns scaled to unit norm
-    at_bound: tuple[str, ...]
     status: Status
     reasons: tuple[str, ...]  # why the status is not ok, one clause each
+    objective: float | None  # the minimised sum, at the optimum; None for published constants
+    n_runs: int
+    likelihood: str = "huber"
+    delta: float | None = None  # of the Huber loss
+    residuals: Residuals = "log"
+    rmse: float = math.nan  # of the fitted runs, nats
+    noise: float = math.nan  # standard deviation of ln loss between a run and the law
+    aicc: float = math.inf  # infinite where there are too few runs for it
+    n_left_out: int = 0  # runs that diverged
+    fixed: dict[str, float] = field(default_factory=dict)  # parameters held at a value
+    starts: int = 0
+    share_at_best: float = math.nan  # of the starts, those that ended within 0.1 % of the best objective
+    condition: float = math.inf  # of the Jacobian at the optimum, columns scaled to unit norm
+    at_bound: tuple[str, ...] = ()
+    rivals: tuple[dict[str, Any], ...] = ()  # other optima within 1 %: objective and parameters
+    ranges: dict[str, tuple[float, float]] | None = None  # of N, U, D, s and epochs of the fitted runs
+    level: float | None = None  # of the intervals
+    intervals: dict[str, Interval] | None = None  # parameter → bootstrap interval
+    draws: dict[str, tuple[float, ...]] | None = None  # parameter → its value in each bootstrap refit
+    profiles: dict[str, dict[str, Any]] | None = None  # quantity → `sparsedc.law.profile.Profile`
     format: int = FORMAT
 
     @property
     def usable(self) -> bool:
         """Whether predictions follow from the runs. A constant at its bound is no estimate, but leaves a law; an
         exponent at its bound says that the runs follow no such law at all."""
-        return self.status != "not identifiable" and not {"alpha", "beta"} & set(self.at_bound)
+        return self.status != "not identifiable" and not {"alpha", "beta", "eta"} & set(self.at_bound)
 
     def predict(self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike) -> Floats:
         """Loss in nats per token, shape (n,). N is counted as `params` says."""
         loss = get_form(self.form).loss(self.parameters, Design.of(N, U, D, s))
         return np.asarray(loss, dtype=np.float64)
 
+    def predict_draws(self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike) -> Floats:
+        """Loss under each of the k bootstrap refits, (k, n).
+
+        Raises:
+            InputError: the fit has no draws.
+        """
+        if self.draws is None:
+            raise InputError("draws", None, "the fit has no bootstrap", "Fit it with `--bootstrap 1000`.")
+        theta = {name: np.array(values)[:, None] for name, values in self.draws.items()}
+        return np.asarray(get_form(self.form).loss(theta, Design.of(N, U, D, s)), dtype=np.float64)
+
+    def law_interval(
+        self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike, level: float = 0.95
+    ) -> Floats:
+        """Where the law is, by its bootstrap, (n, 2): the mean loss of runs there.
+
+        Raises:
+            InputError: the fit has no draws.
+        """
+        return np.asarray(np.quantile(self.predict_draws(N, U, D, s), [(1 - level) / 2, (1 + level) / 2], axis=0).T)
+
+    def run_interval(
+        self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike, level: float = 0.95
+    ) -> Floats:
+        """Where one new run will fall, (n, 2): runs spread about the law, and the law is itself uncertain.
+
+        Without a bootstrap the second part is left out.
+        """
+        tails = np.array([(1 - level) / 2, (1 + level) / 2])
+        spread = 0.0 if math.isnan(self.noise) else self.noise
+        if self.draws is None:
+            freedom = max(self.n_runs - (0 if self.status == "published" else len(self.parameters)), 1)
+            return np.asarray(self.predict(N, U, D, s)[:, None] * np.exp(spread * stdtrit(freedom, tails)))
+        drawn = self.predict_draws(N, U, D, s)
+        quantiles = ndtri((np.arange(41) + 0.5) / 41)  # the normal distribution, in 41 equal parts
+        runs = drawn[:, None, :] * np.exp(spread * quantiles)[None, :, None]
+        return np.asarray(np.quantile(runs.reshape(-1, drawn.shape[1]), tails, axis=0).T)
+
+    def outside(self, N: float, U: float, D: float, s: float) -> list[str]:
+        """What of a run lies beyond the fitted runs, one clause each; empty where nothing does or nothing is known."""
+        if self.ranges is None:
+            return []
+        words = {
+            "N": (f"N ({self.params})", N),
+            "U": ("unique tokens", U),
+            "D": ("tokens", D),
+            "s": ("density", s),
+            "epochs": ("epochs", D / U),
+        }
+        found = []
+        for key, (low, high) in self.ranges.items():
+            name, value = words[key]
+            if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
+                found.append(f"{name} {value:.4g} is outside the fitted {low:.4g} to {high:.4g}")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which knows no infinity: null stands for one."""
+        """Plain values for JSON, which knows neither infinity nor NaN: null stands for them."""
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
@@ -84,21 +154,30 @@ class Fit:
         Raises:
             InputError: another format, a missing or unknown key, or parameters that are not the form's.
         """
-        remedy = "Fit the law anew with `sparsedc law`."
+        remedy = "Fit the law anew with `sparsedc law fit`."
         if values.get("format") != FORMAT:
             raise InputError("format", values.get("format"), f"{source} is not a fit of format {FORMAT}", remedy)
-        names = {field.name for field in fields(cls)}
+        names = {each.name for each in fields(cls)}
         if names != set(values):
             raise InputError("keys", sorted(names ^ set(values)), f"missing or unknown in {source}", remedy)
-        if set(values["parameters"]) != set(get_form(values["form"]).names):
-            raise InputError("parameters", list(values["parameters"]), f"not those of {values['form']}", remedy)
+        form = get_form(values["form"])
+        given = values["parameters"]
+        if not isinstance(given, Mapping) or set(given) != set(form.names):
+            raise InputError("parameters", given, f"not those of {form.name} in {source}", remedy)
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InputError(name, value, f"must be a number in {source}", remedy)
         if values["status"] not in get_args(Status):
             raise InputError("status", values["status"], f"unknown in {source}", remedy)
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        for key in ("aicc", "condition"):
-            plain[key] = math.inf if plain[key] is None else plain[key]
+        for each in fields(cls):
+            if each.type is float and plain[each.name] is None:
+                plain[each.name] = each.default
+        for key in ("ranges", "intervals", "draws"):
+            if plain[key] is not None:
+                plain[key] = {name: tuple(value) for name, value in plain[key].items()}
         return cls(**plain)
 
     def save(self, path: Path) -> None:
@@ -116,8 +195,12 @@ class Fit:
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+    """Write JSON, whole or not at all; lists of numbers in one line."""
+    lines = (
+        f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+        for key, value in values.items()
+    )
+    write_text("{\n" + ",\n".join(lines) + "\n}\n", path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any]:
     remedy = "Name a file that `sparsedc law` wrote."
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError("law", path, "no such file", remedy) from error
     except ValueError as error:
         raise InputError("law", path, "not JSON", remedy) from error
@@ -143,7 +226,7 @@ def fit_law(
     form: str,
     *,
     params: str = DEFAULT_CONVENTION,
-    delta: float = DELTA,
+    likelihood: Likelihood | None = None,
     starts: int = STARTS,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
@@ -151,8 +234,9 @@ def fit_law(
     """Fit `form` to the finished fit cells of a runs table; others are left out, with a warning that names them.
 
     Args:
+        form: a name that `sparsedc.law.forms.get_form` knows.
         params: what N counts, a name from `sparsedc.law.counts.CONVENTIONS`.
-        delta: where the Huber loss turns from quadratic to linear, in log loss.
+        likelihood: how residuals are weighed; Huber of ln loss with δ = 1e-3 if None.
         starts: how many starts, spread over the parameters' ranges by a seeded Sobol sequence.
         fixed: parameters to hold at a value, as stagewise fits do.
 
@@ -162,7 +246,7 @@ def fit_law(
     kept = finished(runs, "fit")
     left_out = int((runs["role"] == "fit").sum()) - len(kept)
     return fit_finished(
-        kept, form, params=params, delta=delta, starts=starts, seed=seed, fixed=fixed, n_left_out=left_out
+        kept, form, params=params, likelihood=likelihood, starts=starts, seed=seed, fixed=fixed, n_left_out=left_out
     )
 
 
@@ -186,24 +270,12 @@ def design_of(runs: pd.DataFrame, params: str) -> Design:
     return Design.of(count_params(runs, params), runs["unique_tokens"], runs["tokens"], runs["density"])
 
 
-def fit_finished(
-    runs: pd.DataFrame,
-    form: str,
-    *,
-    params: str = DEFAULT_CONVENTION,
-    delta: float = DELTA,
-    starts: int = STARTS,
-    seed: int = 0,
-    fixed: Mapping[str, float] | None = None,
-    n_left_out: int = 0,
-) -> Fit:
-    """`fit_law` on runs that were chosen already."""
-    if not len(runs):
-        raise InputError("runs table", "0 finished fit cells", "there is nothing to fit", "Finish some fit cells.")
-    if not delta > 0:
-        raise InputError("delta", delta, "must be above 0", "1e-3 is usual.")
-    if starts < 1:
-        raise InputError("starts", starts, "must be at least 1", "32 are usual.")
+def observed_losses(runs: pd.DataFrame) -> Floats:
+    """The runs' held-out losses, (n,).
+
+    Raises:
+        InputError: one is not finite or not above 0.
+    """
     observed = runs["val_loss"].to_numpy(dtype=np.float64)
     bad = ~(np.isfinite(observed) & (observed > 0))
     if bad.any():
@@ -213,187 +285,100 @@ def fit_finished(
             "a finished cell's loss must be finite and above 0",
             "Evaluate the cell again, or give it the status diverged.",
         )
-    problem = _Problem(get_form(form), design_of(runs, params), np.log(observed), dict(fixed or {}))
-    optima = [problem.minimise(start, delta) for start in problem.starts(starts, seed)]
-    objectives = np.array([objective for objective, _ in optima])
-    objective, x = optima[int(np.argmin(objectives))]
+    return observed
 
+
+def fit_finished(
+    runs: pd.DataFrame,
+    form: str,
+    *,
+    params: str = DEFAULT_CONVENTION,
+    likelihood: Likelihood | None = None,
+    starts: int = STARTS,
+    seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    warm: Sequence[Mapping[str, float]] = (),
+    n_left_out: int = 0,
+) -> Fit:
+    """`fit_law` on runs that were chosen already; `warm` are further starts, each all parameters of the form."""
+    if not len(runs):
+        raise InputError("runs table", "0 finished fit cells", "there is nothing to fit", "Finish some fit cells.")
+    if starts + len(warm) < 1:
+        raise InputError("starts", starts, "must be at least 1", f"{STARTS} are usual.")
+    likelihood = likelihood or Huber()
+    observed = observed_losses(runs)
+    problem = Problem(get_form(form), design_of(runs, params), observed, likelihood, fixed or {})
+    points = [*(problem.coordinates(theta) for theta in warm), *problem.starts(starts, seed)]
+    optima = sorted((problem.minimise(point) for point in points), key=lambda optimum: optimum[0])
+    objective, x = optima[0]
     residuals = problem.residuals(x)
-    condition, status, reasons, at_bound = problem.judge(x, residuals)
-    theta = {name: float(value) for name, value in problem.theta(x).items()}
+    likelihood = likelihood.tuned(residuals)
+    n, k = len(runs), len(problem.free)
+
+    condition, unknown, weak = problem.identification(x, residuals)
+    at_bound = problem.at_bound(x)
+    bounds = [f"{name} ended at the bound of its range" for name in at_bound]
+    rivals = _rivals(problem, optima)
+    for name in _undecided(problem, x, [other for value, other in optima if _near(value, objective, EQUAL)]):
+        if name not in at_bound and f"{name} is weakly determined" not in weak:
+            weak.append(f"{name} differs between equally good optima")
+    status: Status = "not identifiable" if unknown else "at bound" if bounds else "weakly determined" if weak else "ok"
+
+    design = problem.design
+    measured = {"N": design.N, "U": design.U, "D": design.D, "s": design.s, "epochs": design.D / design.U}
+    predicted = np.asarray(problem.form.loss(problem.theta(x), design), dtype=np.float64)
+    log_residuals = np.log(predicted) - np.log(observed)
     return Fit(
         form=form,
-        parameters=theta,
+        parameters={name: float(value) for name, value in problem.theta(x).items()},
         params=params,
-        delta=delta,
+        status=status,
+        reasons=tuple(unknown + bounds + weak),
         objective=float(objective),
-        rmse=float(np.sqrt(np.mean((np.exp(residuals + problem.log_loss) - observed) ** 2))),
-        aicc=huber_aicc(float(objective), len(runs), len(problem.free), delta),
-        n_runs=len(runs),
+        n_runs=n,
+        likelihood=likelihood.name,
+        delta=likelihood.delta if isinstance(likelihood, Huber) else None,
+        residuals=likelihood.residuals,
+        rmse=float(np.sqrt(np.mean((predicted - observed) ** 2))),
+        noise=float(np.sqrt((log_residuals**2).sum() / (n - k))) if n > k else math.nan,
+        aicc=likelihood.aicc(float(objective), n, k),
         n_left_out=n_left_out,
-        starts=starts,
-        share_at_best=float(np.mean(objectives <= objective * 1.001 + 1e-12)),
+        fixed=dict(fixed or {}),
+        starts=len(points),
+        share_at_best=float(np.mean([_near(value, objective, EQUAL) for value, _ in optima])),
         condition=condition,
         at_bound=at_bound,
-        status=status,
-        reasons=reasons,
+        rivals=rivals,
+        ranges={name: (float(values.min()), float(values.max())) for name, values in measured.items()},
     )
 
 
-def huber_aicc(objective: float, n: int, k: int, delta: float) -> float:
-    """AICc of a Huber fit, under the likelihood that the fit maximises.
-
-    Log residuals r are taken to have density exp(−H_δ(r) / τ) / Z(τ), Gaussian where τ^½ ≪ δ and Laplace where it is
-    ≫ δ, with Z in closed form. The scale τ is estimated by maximum likelihood and counts as one more parameter.
-    At equal k the order by AICc is thus the order by objective, which a Gaussian scale would not ensure.
-    """
-    if n - k - 2 <= 0:
-        return math.inf
-
-    def deviance(log_tau: float) -> float:  # −2 ln likelihood
-        tau = math.exp(log_tau)
-        gaussian = math.sqrt(2 * math.pi * tau) * float(erf(delta / math.sqrt(2 * tau)))
-        tails = 2 * tau / delta * math.exp(-(delta**2) / (2 * tau))
-        return 2 * n * math.log(gaussian + tails) + 2 * objective / tau
-
-    # Between its two limits τ is 2 H / n (Gaussian) and H / n (Laplace); the bracket is generous around both.
-    centre = math.log(max(objective / n, 1e-30))
-    best = minimize_scalar(deviance, bounds=(centre - 5, centre + 5), method="bounded", options={"xatol": 1e-10})
-    return float(best.fun) + 2 * (k + 1) + 2 * (k + 1) * (k + 2) / (n - k - 2)
+def likelihood_of(fit: Fit) -> Likelihood:
+    """The likelihood that a fit was made with."""
+    if fit.likelihood == "huber":
+        return Huber(fit.delta or 1e-3, residuals=fit.residuals)
+    return LIKELIHOODS[fit.likelihood](residuals=fit.residuals)
 
 
-def huber(residuals: Floats, delta: float) -> float:
-    """Σ Huber_δ: r² / 2 up to δ, δ (|r| − δ / 2) beyond."""
-    size = np.abs(residuals)
-    return float(np.where(size <= delta, size**2 / 2, delta * (size - delta / 2)).sum())
+def _near(objective: float, best: float, share: float) -> bool:
+    return objective <= best + share * abs(best) + 1e-12
 
 
-def _majorised_huber(z: Floats) -> Floats:
-    """Huber's loss of z = (r/δ)² with its first derivative, and 0 for its second.
-
-    The second is negative beyond δ and cancels the curvature of every run out there, at the usual δ nearly all runs:
-    SciPy's own "huber" then steps almost blindly. Without it each step minimises a quadratic that lies above the loss
-    and touches it, so that it descends; objective and gradient, and so the optimum, are the same.
-    """
-    out = np.zeros((3, z.size))
-    inside = z <= 1
-    root = np.sqrt(np.where(inside, 1.0, z))
-    out[0] = np.where(inside, z, 2 * root - 1)
-    out[1] = 1 / root
-    return out
-
-
-class _Problem:
-    """The least-squares problem of one form on one design, over the free parameters in search coordinates x."""
-
-    STEP = 1e-30
-
-    def __init__(self, form: Form, design: Design, log_loss: Floats, fixed: dict[str, float]) -> None:
-        unknown = set(fixed) - set(form.names)
-        if unknown:
-            raise InputError("fixed", sorted(unknown), f"no parameter of {form.name}", f"Use {', '.join(form.names)}.")
-        self.form, self.design, self.log_loss, self.fixed = form, design, log_loss, fixed
-        self.free = [parameter for parameter in form.parameters if parameter.name not in fixed]
-        if not self.free:
-            raise InputError("fixed", sorted(fixed), "leaves nothing to fit", "Leave some parameter free.")
-        #: ln of the geometric mean of the design's columns, where anchored parameters are stated
-        self.centre = {name: float(np.log(getattr(design, name)).mean()) for name in ("N", "D")}
-        self.low = np.array([_to_search(parameter, parameter.low) for parameter in self.free])
-        self.high = np.array([_to_search(parameter, parameter.high) for parameter in self.free])
-
-    def theta(self, x: Values) -> dict[str, Any]:
-        """Public parameters at search coordinates x, whose first axis is the free parameters."""
-        values: dict[str, Any] = dict(self.fixed)
-        for parameter, coordinate in zip(self.free, x, strict=True):
-            values[parameter.name] = np.exp(coordinate) if parameter.log else coordinate
-        for parameter in self.free:
-            if parameter.anchor is not None:
-                column, exponent = parameter.anchor
-                values[parameter.name] = values[parameter.name] * np.exp(values[exponent] * self.centre[column])
-        return {name: values[name] for name in self.form.names}
-
-    def residuals(self, x: Floats) -> Floats:
-        """ln predicted − ln observed, (n,)."""
-        return np.asarray(np.log(self.form.loss(self.theta(x), self.design)) - self.log_loss, dtype=np.float64)
-
-    def jacobian(self, x: Floats) -> Floats:
-        """d residuals / dx, (n, p): row i of the perturbed points moves coordinate i alone, by an imaginary step."""
-        points = x[:, None] + 1j * self.STEP * np.eye(x.size)
-        theta = self.theta(points[:, :, None])
-        log_loss = np.log(self.form.loss(theta, self.design))
-        return np.asarray(np.imag(log_loss).T / self.STEP, dtype=np.float64)
-
-    def starts(self, n: int, seed: int) -> Floats:
-        """Start points, (n, p)."""
-        low = np.array([_to_search(parameter, parameter.starts[0]) for parameter in self.free])
-        high = np.array([_to_search(parameter, parameter.starts[1]) for parameter in self.free])
-        sobol = qmc.Sobol(len(self.free), scramble=True, seed=np.random.default_rng(seed))
-        drawn: Floats = sobol.random_base2(math.ceil(math.log2(n)))[:n]
-        return np.asarray(low + drawn * (high - low), dtype=np.float64)
-
-    def minimise(self, start: Floats, delta: float) -> tuple[float, Floats]:
-        """The optimum from one start: objective and search coordinates."""
-
-        def scaled_residuals(x: Floats) -> Floats:
-            return self.residuals(x) / delta
-
-        def scaled_jacobian(x: Floats) -> Floats:
-            return self.jacobian(x) / delta
-
-        found = least_squares(
-            scaled_residuals,
-            start,
-            jac=scaled_jacobian,
-            bounds=(self.low, self.high),
-            loss=_majorised_huber,  # type: ignore[arg-type]  # the stubs describe SciPy's inner loss, not this one
-            x_scale="jac",
-            ftol=1e-9,
-            xtol=1e-10,
-            gtol=1e-10,
-            max_nfev=300,
-        )
-        return huber(self.residuals(found.x), delta), found.x
-
-    def judge(self, x: Floats, residuals: Floats) -> tuple[float, Status, tuple[str, ...], tuple[str, ...]]:
-        """Condition number, status, its reasons, and the parameters at a bound, at the optimum x."""
-        names = np.array([parameter.name for parameter in self.free])
-        n, k = residuals.size, x.size
-        margin = 1e-3 * (self.high - self.low)
-        at_bound = tuple(str(name) for name in names[(x < self.low + margin) | (x > self.high - margin)])
-        unknown: list[str] = []
-
-        if n <= k:
-            unknown.append(f"{n} runs cannot determine {k} parameters")
-        for column, least in self.form.needs.items():
-            levels = len(np.unique(getattr(self.design, column)))
-            if levels < least and not self.fixed:
-                unknown.append(f"{self.form.name} needs {least} distinct values of {column}, the runs have {levels}")
-        jacobian = self.jacobian(x)
-        norms = np.linalg.norm(jacobian, axis=0)
-        # A change of e (or of 1) in a parameter that moves no run by 1e-9 in all is no effect.
-        idle = norms < 1e-9
-        if idle.any():
-            unknown.append(f"no run depends on {', '.join(names[idle])}")
-        scaled = jacobian[:, ~idle] / norms[~idle]
-        _, singular, rows = np.linalg.svd(scaled, full_matrices=True)
-        smallest = singular[-1] if singular.size == scaled.shape[1] else 0.0
-        condition = float(singular[0] / smallest) if smallest > 0 and not idle.any() else math.inf
-        if smallest < singular[0] / CONDITION_LIMIT:
-            mixed = names[~idle][np.abs(rows[-1]) > 0.2]
-            unknown.append(f"the runs cannot tell {', '.join(mixed)} apart")
-
-        weak: list[str] = []
-        if not unknown:
-            variance = float(residuals @ residuals) / (n - k)
-            inverse = (rows.T / singular**2) @ rows
-            errors = np.sqrt(variance * np.diag(inverse)) / norms
-            weak = [f"{name} is weakly determined" for name in names[errors > WEAK] if name not in at_bound]
-        bounds = [f"{name} ended at the bound of its range" for name in at_bound]
-        status: Status = (
-            "not identifiable" if unknown else "at bound" if bounds else "weakly determined" if weak else "ok"
-        )
-        return condition, status, tuple(unknown + bounds + weak), at_bound
+def _rivals(problem: Problem, optima: list[tuple[float, Floats]]) -> tuple[dict[str, Any], ...]:
+    """At most three optima within 1 % of the best, apart from it and from one another."""
+    kept = [optima[0][1]]
+    found: list[dict[str, Any]] = []
+    for objective, x in optima[1:]:
+        if not _near(objective, optima[0][0], RIVAL) or len(found) == 3:
+            break
+        if min(np.abs(x - other).max() for other in kept) > APART:
+            kept.append(x)
+            parameters = {name: float(value) for name, value in problem.theta(x).items()}
+            found.append({"objective": float(objective), "parameters": parameters})
+    return tuple(found)
 
 
-def _to_search(parameter: Parameter, value: float) -> float:
-    return math.log(value) if parameter.log else value
+def _undecided(problem: Problem, x: Floats, equals: list[Floats]) -> list[str]:
+    """Parameters in which equally good optima lie apart."""
+    apart = np.max([np.abs(other - x) for other in equals], axis=0) > APART
+    return [parameter.name for parameter, far in zip(problem.free, apart, strict=True) if far]

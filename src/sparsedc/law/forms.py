@@ -8,11 +8,15 @@
 A form is a small class: its parameters with their bounds, and one formula. Formulas are written in logarithms, so
 that no start of a fit overflows, and in operations that NumPy extends to complex numbers, so that the fit takes
 exact derivatives of them (`sparsedc.law.fit`).
+
+The laws that know repetition are one family, composed of a density factor f(s), of R_N*(s) and R_D*(s), of β tied to
+α or free, and perhaps of an over-fitting penalty. `get_form` reads compositions such as "sparse:power,step,untied".
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,11 +27,12 @@ from sparsedc.errors import InputError
 Floats = npt.NDArray[np.float64]
 #: float64, or complex128 while a derivative is taken
 Values = npt.NDArray[Any]
+Theta = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Design:
-    """Where a law is evaluated: four float64 arrays of one shape, (n,)."""
+    """Where a law is evaluated: four float64 arrays of one shape, (n,), and what formulas take of them."""
 
     N: Floats
     U: Floats
@@ -56,13 +61,35 @@ class Design:
     def __len__(self) -> int:
         return self.N.size
 
+    def take(self, rows: npt.ArrayLike) -> "Design":
+        """The design of some rows, by index or mask."""
+        return Design(*(np.asarray(getattr(self, name)[rows]) for name in ("N", "U", "D", "s")))
+
+    @cached_property
+    def log_N(self) -> Floats:
+        return np.log(self.N)
+
+    @cached_property
+    def log_D(self) -> Floats:
+        return np.log(self.D)
+
+    @cached_property
+    def log_U(self) -> Floats:
+        """ln of the unique tokens seen: a run of less than one epoch has seen D of them, not U."""
+        return np.log(np.minimum(self.U, self.D))
+
+    @cached_property
+    def R_D(self) -> Floats:
+        """Repeats, D/U − 1."""
+        return np.expm1(self.log_D - self.log_U)
+
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a form: its name, what it means, and where a fit looks for it.
 
     `low` and `high` bound the search, `starts` is the range its starts are drawn from, `log` says that both are
-    searched in logarithms. An anchored parameter is the factor of a power term, A / N^α, and A alone has no scale:
+    searched in logarithms. An anchored parameter is the factor of a power term, A / x^α, and A alone has no scale:
     with anchor ("N", "alpha") its bounds and starts are those of the whole term, in nats, at the geometric mean of
     the runs' N. This also takes away most of the correlation between A and α.
     """
@@ -76,18 +103,28 @@ class Parameter:
     anchor: tuple[str, str] | None = None
 
 
+#: What an anchored parameter's power may be of, as ln x of a design, (n,).
+ANCHORS = {
+    "N": lambda design: design.log_N,
+    "D": lambda design: design.log_D,
+    "6N²": lambda design: np.log(6) + 2 * design.log_N,
+    "6D²": lambda design: np.log(6) + 2 * design.log_D,
+    "U/N": lambda design: design.log_U - design.log_N,
+}
+
+
 class Form(ABC):
     """A form of the law. Subclasses say only their parameters and their formula."""
 
-    name: ClassVar[str]
-    source: ClassVar[str]
-    formula: ClassVar[str]
-    parameters: ClassVar[tuple[Parameter, ...]]
+    name: str
+    source: str
+    formula: str
+    parameters: tuple[Parameter, ...]
     #: how many distinct values of N, D and s the parameters need at the least
-    needs: ClassVar[dict[str, int]]
+    needs: Mapping[str, int]
 
     @abstractmethod
-    def loss(self, theta: Mapping[str, Any], design: Design) -> Values:
+    def loss(self, theta: Theta, design: Design) -> Values:
         """Loss in nats per token at `design`; the values of `theta` broadcast against its arrays."""
 
     @property
@@ -117,6 +154,7 @@ A_ = Parameter("A", "factor of the model-size term", 1e-5, 1e3, (0.1, 3.0), anch
 ALPHA = Parameter("alpha", "exponent of the model-size term", 0.01, 3.0, (0.1, 1.0))
 B_ = Parameter("B", "factor of the data term", 1e-5, 1e3, (0.1, 3.0), anchor=("D", "beta"))
 B_TIED = Parameter("B", "factor of the data term", 1e-5, 1e3, (0.1, 3.0), anchor=("D", "alpha"))
+BETA = Parameter("beta", "exponent of the data term", 0.01, 3.0, (0.1, 1.0))
 
 
 class Chinchilla(Form):
@@ -125,132 +163,157 @@ class Chinchilla(Form):
     name = "chinchilla"
     source = "Hoffmann et al. 2022, Training Compute-Optimal Large Language Models (arXiv 2203.15556), approach 3"
     formula = "L = E + A / N^α + B / D^β"
-    parameters = (
-        E_,
-        A_,
-        B_,
-        ALPHA,
-        Parameter("beta", "exponent of the data term", 0.01, 3.0, (0.1, 1.0)),
-    )
-    needs: ClassVar = {"N": 3, "D": 3}
+    parameters = (E_, A_, B_, ALPHA, BETA)
+    needs: Mapping[str, int] = {"N": 3, "D": 3}
 
-    def loss(self, theta: Mapping[str, Any], design: Design) -> Values:
-        data = np.log(theta["B"]) - theta["beta"] * np.log(design.D)
-        model = np.log(theta["A"]) - theta["alpha"] * np.log(design.N)
+    def loss(self, theta: Theta, design: Design) -> Values:
+        data = np.log(theta["B"]) - theta["beta"] * design.log_D
+        model = np.log(theta["A"]) - theta["alpha"] * design.log_N
         return np.asarray(theta["E"] + np.exp(model) + np.exp(data))
 
 
-class DataConstrained(Form):
-    """Base of the laws in which repeats, and parameters beyond what U unique tokens can use, are worth less and less.
+class Gadre(Form):
+    """Loss from compute C = 6 N D and over-training M = D / N: Chinchilla's law with one exponent, stated in M."""
 
-    U_N = min(N, N_opt(U)), where N_opt(U) is the compute-optimal N of a model whose compute-optimal D is U.
-    Subclasses say how density enters: through a factor f(s) of the model-size term and through R_N*(s), R_D*(s).
-    β is tied to α, as both sources fit it.
-    """
+    name = "gadre"
+    source = "Gadre et al. 2024, Language models scale reliably with over-training (arXiv 2403.08540), equation 4"
+    formula = "L = E + (a M^η + b M^−η) C^−η,  C = 6 N D,  M = D / N"
+    parameters = (
+        E_,
+        Parameter("a", "factor of the model-size term, a (6 N²)^−η", 1e-5, 1e3, (0.1, 3.0), anchor=("6N²", "eta")),
+        Parameter("b", "factor of the data term, b (6 D²)^−η", 1e-5, 1e3, (0.1, 3.0), anchor=("6D²", "eta")),
+        Parameter("eta", "exponent of compute", 0.005, 1.5, (0.05, 0.5)),
+    )
+    needs: Mapping[str, int] = {"N": 2, "D": 3}
 
-    def factor(self, theta: Mapping[str, Any], s: Floats) -> Values:
-        """f(s), the density factor of A."""
+    def loss(self, theta: Theta, design: Design) -> Values:
+        log_C = np.log(6) + design.log_N + design.log_D
+        log_M = design.log_D - design.log_N
+        model = np.log(theta["a"]) + theta["eta"] * (log_M - log_C)
+        data = np.log(theta["b"]) - theta["eta"] * (log_M + log_C)
+        return np.asarray(theta["E"] + np.exp(model) + np.exp(data))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The density factor f(s) of the model-size term; this one is 1. f(1) = 1 always, since A scales the dense term."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+    formula: ClassVar[str] = "1"
+    densities: ClassVar[int] = 1  # distinct ones that the parameters need, the dense one among them
+
+    def __call__(self, theta: Theta, s: Floats) -> Values:
         return np.ones_like(s)
 
-    @abstractmethod
-    def stars(self, theta: Mapping[str, Any], s: Floats) -> tuple[Values, Values]:
-        """R_N*(s) and R_D*(s)."""
 
-    def loss(self, theta: Mapping[str, Any], design: Design) -> Values:
-        alpha = theta["alpha"]
-        # A run of less than one epoch has seen D unique tokens, not U.
-        log_U = np.log(np.minimum(design.U, design.D))
-        log_N = np.log(design.N)
-        log_Af = np.log(theta["A"]) + np.log(self.factor(theta, design.s))
-        log_B = np.log(theta["B"])
-        R_N_star, R_D_star = self.stars(theta, design.s)
+class PowerFactor(Factor):
+    """A power of density."""
 
-        log_N_opt = log_U + (log_Af - log_B) / alpha  # G² U, G = (A f / B)^(1 / 2α)
-        log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
-        R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates any R_N*, e⁷¹⁰ overflows
-        R_D = np.expm1(np.log(design.D) - log_U)
-        log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
-        log_D_eff = log_U + np.log1p(saturating(R_D, R_D_star))
-        return np.asarray(theta["E"] + np.exp(log_Af - alpha * log_N_eff) + np.exp(log_B - alpha * log_D_eff))
-
-
-class Muennighoff(DataConstrained):
-    """Repeats and excess parameters decay exponentially in value; sparsity acts through N only."""
-
-    name = "muennighoff"
-    source = "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)"
-    formula = "L = E + A / N_eff^α + B / D_eff^α,  N_eff = U_N (1 + R_N* (1 − e^(−R_N / R_N*))),  D_eff likewise of U"
     parameters: ClassVar[tuple[Parameter, ...]] = (
-        E_,
-        A_,
-        B_TIED,
-        ALPHA,
-        Parameter("R_N_star", "excess parameters, in multiples of U_N, that are worth having", 0.01, 1e4, (1.0, 30.0)),
-        Parameter("R_D_star", "repeats of the data that are worth having", 0.01, 1e4, (1.0, 30.0)),
-    )
-    needs: ClassVar = {"N": 2, "D": 3}
-
-    def stars(self, theta: Mapping[str, Any], s: Floats) -> tuple[Values, Values]:
-        return theta["R_N_star"], theta["R_D_star"]
-
-
-class Power(Muennighoff):
-    """The smallest law that knows density: a power of it scales the model-size term, and R* stay as they are."""
-
-    name = "power"
-    source = "the power-law density factor among those compared here, on Muennighoff et al. 2023"
-    formula = "Muennighoff's, with A f(s) for A,  f(s) = s^ε"
-    parameters = (
-        *Muennighoff.parameters,
         Parameter("epsilon", "power of s in the density factor", -3.0, 3.0, (-0.5, 0.5), log=False),
     )
-    needs: ClassVar = {"N": 2, "D": 3, "s": 2}
+    formula = "s^ε"
+    densities = 2
 
-    def factor(self, theta: Mapping[str, Any], s: Floats) -> Values:
+    def __call__(self, theta: Theta, s: Floats) -> Values:
         return np.asarray(np.exp(theta["epsilon"] * np.log(s)))
 
 
-class Sparse(DataConstrained):
-    """Density scales the model-size term and bends how long repeats and excess parameters keep their worth."""
+class FrantarFactor(Factor):
+    """Frantar et al.'s a (1 − S)^b + c with S the sparsity, divided by its dense value a + c."""
 
-    name = "sparse"
-    source = "When Data Is Scarce (ICML 2026, arXiv 2606.01155)"
-    formula = (
-        "Muennighoff's, with A f(s) for A,  f(s) = s^ε + c (1 − s)^μ,"
-        "  R_N*(s) = γ1 (1 + c11 (1 − s) − c21 (1 − s)²),  R_D*(s) = γ2 (1 + c12 (1 − s) − c22 (1 − s)²)"
-    )
     parameters = (
-        E_,
-        A_,
-        B_TIED,
-        ALPHA,
-        Parameter("epsilon", "power of s in the density factor", -3.0, 3.0, (-0.5, 0.5), log=False),
+        Parameter("a_S", "share of the model-size term that depends on density", -5.0, 5.0, (-0.5, 0.5), log=False),
+        Parameter("b_S", "power of s in the density factor", 0.02, 20.0, (0.3, 3.0)),
+    )
+    formula = "1 + a_S (s^b_S − 1)"
+    densities = 3
+
+    def __call__(self, theta: Theta, s: Floats) -> Values:
+        return positive(1 + theta["a_S"] * np.expm1(theta["b_S"] * np.log(s)), FACTOR_FLOOR)
+
+
+class PaperFactor(PowerFactor):
+    """That of "When Data Is Scarce"."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        *PowerFactor.parameters,
         Parameter("mu", "power of 1 − s in the density factor", 0.02, 20.0, (0.3, 3.0)),
         Parameter("c", "weight of (1 − s)^mu in the density factor", -2.0, 10.0, (-0.5, 0.5), log=False),
-        Parameter("gamma1", "R_N* of the dense model", 0.01, 1e4, (1.0, 30.0)),
-        Parameter("gamma2", "R_D* of the dense model", 0.01, 1e4, (1.0, 30.0)),
+    )
+    formula = "s^ε + c (1 − s)^μ"
+    # Through three values of f beside f(1) go two curves, one with c below and one with c above 0, so that ε, μ and c
+    # take four densities beside the dense one.
+    densities = 5
+
+    def __call__(self, theta: Theta, s: Floats) -> Values:
+        missing = np.where(s < 1, 1 - s, 1.0)  # log 0 is not wanted at s = 1, where the second term is 0
+        second = np.where(s < 1, theta["c"] * np.exp(theta["mu"] * np.log(missing)), 0.0)
+        return positive(super().__call__(theta, s) + second, FACTOR_FLOOR)
+
+
+#: below these the density factor and R*(s) / R*(1) bend away from 0; see `positive`
+FACTOR_FLOOR = 0.05
+STRETCH_FLOOR = 0.02
+
+_EXCESS = "excess parameters, in multiples of U_N, that are worth having"
+_REPEATS = "repeats of the data that are worth having"
+
+
+@dataclass(frozen=True)
+class Stars:
+    """R_N*(s) and R_D*(s): how long excess parameters and repeats keep their worth; these do not depend on s."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("R_N_star", _EXCESS, 0.01, 1e6, (1.0, 30.0)),
+        Parameter("R_D_star", _REPEATS, 0.01, 1e6, (1.0, 30.0)),
+    )
+    formula: ClassVar[str] = ""
+    densities: ClassVar[int] = 1
+
+    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
+        return theta["R_N_star"], theta["R_D_star"]
+
+
+class StepStars(Stars):
+    """One pair for dense models and one for sparse ones."""
+
+    parameters = (
+        *Stars.parameters,
+        Parameter("R_N_star_sparse", f"{_EXCESS}, where s < 1", 0.01, 1e6, (1.0, 30.0)),
+        Parameter("R_D_star_sparse", f"{_REPEATS}, where s < 1", 0.01, 1e6, (1.0, 30.0)),
+    )
+    formula = "R_N* and R_D* of their own at s = 1 and at s < 1"
+    densities = 2
+
+    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
+        def star(dense: Any, sparse: Any) -> Values:
+            return np.asarray(np.where(s < 1, sparse, dense))
+
+        return (
+            star(theta["R_N_star"], theta["R_N_star_sparse"]),
+            star(theta["R_D_star"], theta["R_D_star_sparse"]),
+        )
+
+
+class QuadraticStars(Stars):
+    """Those of "When Data Is Scarce", quadratic in sparsity."""
+
+    parameters = (
+        Parameter("gamma1", "R_N* of the dense model", 0.01, 1e6, (1.0, 30.0)),
+        Parameter("gamma2", "R_D* of the dense model", 0.01, 1e6, (1.0, 30.0)),
         Parameter("c11", "R_N*, linear in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
         Parameter("c21", "R_N*, minus quadratic in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
         Parameter("c12", "R_D*, linear in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
         Parameter("c22", "R_D*, minus quadratic in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
     )
-    # f(1) = 1 whatever the parameters are. Through three further values of f go two curves, one with c below and one
-    # with c above 0, so that ε, μ and c take four densities beside the dense one.
-    needs: ClassVar = {"N": 2, "D": 3, "s": 5}
+    formula = "R_N*(s) = γ1 (1 + c11 (1 − s) − c21 (1 − s)²),  R_D*(s) = γ2 (1 + c12 (1 − s) − c22 (1 − s)²)"
+    densities = 3
 
-    #: below these the density factor and R*(s) / R*(1) bend away from 0; see `positive`
-    FACTOR_FLOOR: ClassVar = 0.05
-    STRETCH_FLOOR: ClassVar = 0.02
-
-    def factor(self, theta: Mapping[str, Any], s: Floats) -> Values:
-        missing = np.where(s < 1, 1 - s, 1.0)  # log 0 is not wanted at s = 1, where the second term is 0
-        second = np.where(s < 1, theta["c"] * np.exp(theta["mu"] * np.log(missing)), 0.0)
-        return positive(np.exp(theta["epsilon"] * np.log(s)) + second, self.FACTOR_FLOOR)
-
-    def stars(self, theta: Mapping[str, Any], s: Floats) -> tuple[Values, Values]:
+    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
         def star(scale: Any, linear: Any, quadratic: Any) -> Values:
             stretch = 1 + linear * (1 - s) - quadratic * (1 - s) ** 2
-            return np.asarray(scale * positive(stretch, self.STRETCH_FLOOR))
+            return np.asarray(scale * positive(stretch, STRETCH_FLOOR))
 
         return (
             star(theta["gamma1"], theta["c11"], theta["c21"]),
@@ -258,15 +321,148 @@ class Sparse(DataConstrained):
         )
 
 
-FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Muennighoff(), Power(), Sparse())}
+class Frantar(Form):
+    """Sparse models on fresh data: density scales the model-size term, repetition is not known."""
+
+    name = "frantar"
+    source = "Frantar et al. 2023, Scaling Laws for Sparsely-Connected Foundation Models (arXiv 2309.08520)"
+    formula = "L = E + A f(s) / N^α + B / D^β,  f(s) = 1 + a_S (s^b_S − 1)"
+    factor = FrantarFactor()
+    parameters = (*Chinchilla.parameters, *FrantarFactor.parameters)
+    needs: Mapping[str, int] = {**Chinchilla.needs, "s": FrantarFactor.densities}
+
+    def loss(self, theta: Theta, design: Design) -> Values:
+        data = np.log(theta["B"]) - theta["beta"] * design.log_D
+        model = np.log(theta["A"]) - theta["alpha"] * design.log_N
+        return np.asarray(theta["E"] + self.factor(theta, design.s) * np.exp(model) + np.exp(data))
+
+
+PENALTY = (
+    Parameter("P", "over-fitting at R_D = 1, nats", 1e-7, 10.0, (1e-3, 0.1), anchor=("U/N", "lambda")),
+    Parameter("kappa", "power of the repeats in the over-fitting", 0.1, 5.0, (0.5, 2.0)),
+    Parameter("lambda", "power of N / U in the over-fitting", 0.02, 3.0, (0.2, 1.0)),
+)
+
+
+class DataConstrained(Form):
+    """The laws in which repeats, and parameters beyond what U unique tokens can use, are worth less and less.
+
+    U_N = min(N, N_opt(U)), where N_opt(U) is the compute-optimal N of a model whose compute-optimal D is U.
+
+    Muennighoff et al. and "When Data Is Scarce" tie β to α. The penalty P R_D^κ (N/U)^λ is added to the loss: without
+    one no law of this family can turn upward with repetition. That over-fitting adds to the loss is the idea of
+    Lovelace et al. 2026 (arXiv 2605.01640); this formula for it is ours.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        factor: Factor,
+        stars: Stars,
+        *,
+        tied: bool = True,
+        penalty: bool = False,
+    ) -> None:
+        self.name, self.source = name, source
+        self.factor, self.stars, self.tied, self.penalty = factor, stars, tied, penalty
+        self.formula = (
+            f"L = E + A f(s) / N_eff^α + B / D_eff^{'α' if tied else 'β'}"
+            + (" + P R_D^κ (N/U)^λ" if penalty else "")
+            + ",  N_eff = U_N (1 + R_N* (1 − e^(−R_N / R_N*))),  D_eff likewise of U"
+            + f",  f(s) = {factor.formula}"
+            + (f",  {stars.formula}" if stars.formula else "")
+        )
+        self.parameters = (
+            *((E_, A_, B_TIED, ALPHA) if tied else Chinchilla.parameters),
+            *factor.parameters,
+            *stars.parameters,
+            *(PENALTY if penalty else ()),
+        )
+        self.needs = {"N": 2 if tied else 3, "D": 3, "s": max(factor.densities, stars.densities)}
+
+    def beta(self, theta: Theta) -> Any:
+        """The exponent of the data term."""
+        return theta["alpha"] if self.tied else theta["beta"]
+
+    def log_N_opt(self, theta: Theta, log_U: Values, s: Floats) -> Values:
+        """ln N_opt(U, s): N_opt = G (G U)^(β/α), G = (α A f / (β B))^(1/(α+β)), from min over 6 N D = C."""
+        return self._log_N_opt(theta, log_U, np.log(theta["A"]) + np.log(self.factor(theta, s)))
+
+    def _log_N_opt(self, theta: Theta, log_U: Values, log_Af: Values) -> Values:
+        alpha, beta = theta["alpha"], self.beta(theta)
+        if self.tied:
+            return np.asarray(log_U + (log_Af - np.log(theta["B"])) / alpha)
+        log_G = (log_Af - np.log(theta["B"]) + np.log(alpha / beta)) / (alpha + beta)
+        return np.asarray(log_G + beta / alpha * (log_G + log_U))
+
+    def loss(self, theta: Theta, design: Design) -> Values:
+        log_N, log_U = design.log_N, design.log_U
+        log_Af = np.log(theta["A"]) + np.log(self.factor(theta, design.s))
+        R_N_star, R_D_star = self.stars(theta, design.s)
+
+        log_N_opt = self._log_N_opt(theta, log_U, log_Af)
+        log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
+        R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates any R_N*, e⁷¹⁰ overflows
+        log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
+        log_D_eff = log_U + np.log1p(saturating(design.R_D, R_D_star))
+        data = np.log(theta["B"]) - self.beta(theta) * log_D_eff
+        loss = theta["E"] + np.exp(log_Af - theta["alpha"] * log_N_eff) + np.exp(data)
+        if self.penalty:
+            repeated = design.R_D > 0
+            log_R_D = np.log(np.where(repeated, design.R_D, 1.0))
+            power = np.log(theta["P"]) + theta["kappa"] * log_R_D + theta["lambda"] * (log_N - log_U)
+            loss = loss + np.where(repeated, np.exp(power), 0.0)
+        return np.asarray(loss)
+
+
+_MUENNIGHOFF = "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)"
+_SPARSE = "When Data Is Scarce (ICML 2026, arXiv 2606.01155)"
+_FACTORS = {"none": Factor, "power": PowerFactor, "frantar": FrantarFactor, "paper": PaperFactor}
+_STARS = {"constant": Stars, "step": StepStars, "quadratic": QuadraticStars}
+#: base → source, density factor, R*
+_FAMILY = {
+    "muennighoff": (_MUENNIGHOFF, "none", "constant"),
+    "power": (f"{_MUENNIGHOFF}, with a power of s for density factor", "power", "constant"),
+    "sparse": (_SPARSE, "paper", "quadratic"),
+}
+_SWITCHES = (*_FACTORS, *_STARS, "tied", "untied", "overfit")
+
+#: The forms by name; `get_form` knows compositions of the last three as well.
+FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Gadre(), Frantar())} | {
+    name: DataConstrained(name, source, _FACTORS[factor](), _STARS[stars]())
+    for name, (source, factor, stars) in _FAMILY.items()
+}
 
 
 def get_form(name: str) -> Form:
-    """The form of that name.
+    """The form of that name, such as "chinchilla" or "sparse:power,untied".
+
+    After the colon stand switches for what differs from the form before it, at most one of each kind: the density
+    factor none | power | frantar | paper, R* constant | step | quadratic, β tied | untied, and overfit.
 
     Raises:
         InputError: there is none.
     """
-    if name not in FORMS:
-        raise InputError("form", name, "no such form of the law", f"Use {' | '.join(FORMS)}.")
-    return FORMS[name]
+    if name in FORMS:
+        return FORMS[name]
+    base, _, listed = name.partition(":")
+    remedy = f"Use {' | '.join(FORMS)}, or one of {' | '.join(_FAMILY)} with switches, such as sparse:power,untied."
+    if base not in _FAMILY:
+        raise InputError("form", name, "no such form of the law", remedy)
+    switches = [switch.strip() for switch in listed.split(",")]
+    for switch in switches:
+        if switch not in _SWITCHES:
+            raise InputError("form", name, f"no switch {switch!r}", f"Use {' | '.join(_SWITCHES)}.")
+    source, factor, stars = _FAMILY[base]
+    for kind in (_FACTORS, _STARS, ("tied", "untied"), ("overfit",)):
+        if sum(switch in kind for switch in switches) > 1:
+            raise InputError("form", name, f"more than one of {' | '.join(kind)}", "Keep one of them.")
+    return DataConstrained(
+        name,
+        f"{source}; varied: {', '.join(switches)}",
+        _FACTORS[next((switch for switch in switches if switch in _FACTORS), factor)](),
+        _STARS[next((switch for switch in switches if switch in _STARS), stars)](),
+        tied="untied" not in switches,
+        penalty="overfit" in switches,
+    )

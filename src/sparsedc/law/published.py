@@ -4,6 +4,15 @@ Their N is counted as `paper` in `sparsedc.law.counts`.
 """
 
 import math
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sparsedc.law.fit import Fit
+from sparsedc.law.forms import Design, get_form
 
 #: The law of "When Data Is Scarce" (ICML 2026, arXiv 2606.01155), fitted by its authors in four stages to 500 runs of
 #: LLaMA-style models on C4. From the released notebook (github.com/boqian333/sparse-dc-scaling at 94414a8,
@@ -26,3 +35,56 @@ WHEN_DATA_IS_SCARCE: dict[str, float] = {
 
 #: form → published constants of it
 PUBLISHED: dict[str, dict[str, float]] = {"sparse": WHEN_DATA_IS_SCARCE}
+
+#: Of the paper's grid: 27M to 1.92B parameters at densities 1 to 1/16, 130M to 2.6B unique tokens, 1 to 16 epochs.
+RANGES = {
+    "N": (27e6 / 16, 1.92e9),
+    "U": (130e6, 2.6e9),
+    "D": (130e6, 16 * 2.6e9),
+    "s": (1 / 16, 1.0),
+    "epochs": (1.0, 16.0),
+}
+
+
+def validation_runs() -> pd.DataFrame:
+    """The eleven validation runs of "When Data Is Scarce" (released notebook, outputs of cells 10 and 11).
+
+    One row a run: name, params_dense, density, params_active (their product, the law's N), tokens, unique_tokens,
+    epochs, val_loss (nats per token), published_pred (their law's prediction, rounded by them to four decimals).
+    """
+    with (files("sparsedc.law") / "data" / "when_data_is_scarce_validation.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+@cache
+def published_fit() -> Fit:
+    """The published law as a fit.
+
+    The authors give no intervals and not the runs that they fitted. `noise`, from which intervals of new runs come, is
+    therefore the law's root mean square error in ln loss on the eleven validation runs.
+    """
+    runs = validation_runs()
+    design = Design.of(runs["params_active"], runs["unique_tokens"], runs["tokens"], runs["density"])
+    predicted = get_form("sparse").loss(WHEN_DATA_IS_SCARCE, design)
+    errors = np.log(predicted) - np.log(runs["val_loss"].to_numpy())
+    return Fit(
+        form="sparse",
+        parameters=dict(WHEN_DATA_IS_SCARCE),
+        params="paper",
+        status="published",
+        reasons=("constants of arXiv 2606.01155, without intervals; those of runs come from eleven validation runs",),
+        objective=None,
+        n_runs=len(runs),
+        noise=float(np.sqrt(np.mean(errors**2))),
+        rmse=float(np.sqrt(np.mean((predicted - runs["val_loss"]) ** 2))),
+        ranges=dict(RANGES),
+    )
+
+
+def load_law(law: str | Path) -> Fit:
+    """The published law by the name "published", else the fit of that file.
+
+    Raises:
+        InputError: there is no such file, or it holds no fit.
+    """
+    return published_fit() if str(law) == "published" else Fit.load(Path(law))
