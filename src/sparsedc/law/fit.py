@@ -27,9 +27,9 @@ from sparsedc.law.problem import Problem
 
 STARTS = 32
 FORMAT = 2
-#: optima within this share of the best objective are rivals of it, if their parameters differ
-RIVAL = 0.01
-#: and within this one they fit equally well
+#: χ² of one degree of freedom at 95 %: optima whose deviance exceeds the best one's by less are rivals of it
+RIVAL = 3.84
+#: optima within this share of the best objective are the best one
 EQUAL = 1e-3
 #: in search coordinates, so that e^0.2: optima closer than that are one
 APART = 0.2
@@ -65,7 +65,7 @@ class Fit:
     share_at_best: float = math.nan  # of the starts, those that ended within 0.1 % of the best objective
     condition: float = math.inf  # of the Jacobian at the optimum, columns scaled to unit norm
     at_bound: tuple[str, ...] = ()
-    rivals: tuple[dict[str, Any], ...] = ()  # other optima within 1 %: objective and parameters
+    rivals: tuple[dict[str, Any], ...] = ()  # other optima that fit about as well: objective and parameters
     ranges: dict[str, tuple[float, float]] | None = None  # of N, U, D, s and epochs of the fitted runs
     level: float | None = None  # of the intervals
     intervals: dict[str, Interval] | None = None  # parameter → bootstrap interval
@@ -317,23 +317,29 @@ def fit_finished(
 
     condition, unknown, weak = problem.identification(x, residuals)
     at_bound = problem.at_bound(x)
-    bounds = [f"{name} ended at the bound of its range" for name in at_bound]
     rivals = _rivals(problem, optima)
-    for name in _undecided(problem, x, [other for value, other in optima if _near(value, objective, EQUAL)]):
-        if name not in at_bound and f"{name} is weakly determined" not in weak:
-            weak.append(f"{name} differs between equally good optima")
-    status: Status = "not identifiable" if unknown else "at bound" if bounds else "weakly determined" if weak else "ok"
+    theta = {name: float(value) for name, value in problem.theta(x).items()}
+    apart = (
+        np.max([np.abs(problem.coordinates(rival["parameters"]) - x) for rival in rivals] or [0 * x], axis=0) > APART
+    )
+    differ = [each.name for each, far in zip(problem.free, apart, strict=True) if far and each.name not in at_bound]
+    bounds = [f"at the bound of the search: {', '.join(at_bound)}"] if at_bound else []
+    doubts = [f"weakly determined: {', '.join(weak)}"] if weak else []
+    doubts += [f"different in optima that fit about equally well: {', '.join(differ)}"] if differ else []
+    status: Status = (
+        "not identifiable" if unknown else "at bound" if bounds else "weakly determined" if doubts else "ok"
+    )
 
     design = problem.design
     measured = {"N": design.N, "U": design.U, "D": design.D, "s": design.s, "epochs": design.D / design.U}
-    predicted = np.asarray(problem.form.loss(problem.theta(x), design), dtype=np.float64)
+    predicted = np.asarray(problem.form.loss(theta, design), dtype=np.float64)
     log_residuals = np.log(predicted) - np.log(observed)
     return Fit(
         form=form,
-        parameters={name: float(value) for name, value in problem.theta(x).items()},
+        parameters=theta,
         params=params,
         status=status,
-        reasons=tuple(unknown + bounds + weak),
+        reasons=tuple(unknown + bounds + doubts),
         objective=float(objective),
         n_runs=n,
         likelihood=likelihood.name,
@@ -365,20 +371,15 @@ def _near(objective: float, best: float, share: float) -> bool:
 
 
 def _rivals(problem: Problem, optima: list[tuple[float, Floats]]) -> tuple[dict[str, Any], ...]:
-    """At most three optima within 1 % of the best, apart from it and from one another."""
-    kept = [optima[0][1]]
+    """At most three optima that the runs do not rule out, apart from the best one and from one another."""
+    n = len(problem.design)
+    best, kept = problem.likelihood.deviance(optima[0][0], n), [optima[0][1]]
     found: list[dict[str, Any]] = []
     for objective, x in optima[1:]:
-        if not _near(objective, optima[0][0], RIVAL) or len(found) == 3:
+        if len(found) == 3 or problem.likelihood.deviance(objective, n) - best > RIVAL:
             break
         if min(np.abs(x - other).max() for other in kept) > APART:
             kept.append(x)
             parameters = {name: float(value) for name, value in problem.theta(x).items()}
             found.append({"objective": float(objective), "parameters": parameters})
     return tuple(found)
-
-
-def _undecided(problem: Problem, x: Floats, equals: list[Floats]) -> list[str]:
-    """Parameters in which equally good optima lie apart."""
-    apart = np.max([np.abs(other - x) for other in equals], axis=0) > APART
-    return [parameter.name for parameter, far in zip(problem.free, apart, strict=True) if far]

@@ -184,7 +184,7 @@ class Problem:
         return tuple(parameter.name for parameter, out in zip(self.free, outside, strict=True) if out)
 
     def identification(self, x: Floats, residuals: Floats) -> tuple[float, list[str], list[str]]:
-        """Condition number at the optimum x, what the runs cannot determine, and what they determine weakly."""
+        """Condition number at the optimum x, what the runs cannot determine, and names of what they determine weakly."""
         names = np.array([parameter.name for parameter in self.free])
         n, k = residuals.size, x.size
         unknown: list[str] = []
@@ -213,7 +213,7 @@ class Problem:
             inverse = (rows.T / singular**2) @ rows
             errors = np.sqrt(variance * np.diag(inverse)) / norms
             at_bound = self.at_bound(x)
-            weak = [f"{name} is weakly determined" for name in names[errors > WEAK] if name not in at_bound]
+            weak = [str(name) for name in names[errors > WEAK] if name not in at_bound]
         return condition, unknown, weak
 
 
