@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.stats import qmc
 
 from sparsedc.errors import InputError
 from sparsedc.law.forms import ANCHORS, Design, Floats, Form, Parameter, Values
@@ -95,6 +94,8 @@ class Problem:
         high = np.array([_to_search(parameter, parameter.starts[1]) for parameter in self.free])
         if not n:
             return np.empty((0, low.size))
+        from scipy.stats import qmc  # here, because predicting with a law need not wait for scipy.stats
+
         sobol = qmc.Sobol(len(self.free), scramble=True, seed=np.random.default_rng(seed))
         drawn: Floats = sobol.random_base2(math.ceil(math.log2(n)))[:n]
         return np.asarray(low + drawn * (high - low), dtype=np.float64)
@@ -184,7 +185,7 @@ class Problem:
         return tuple(parameter.name for parameter, out in zip(self.free, outside, strict=True) if out)
 
     def identification(self, x: Floats, residuals: Floats) -> tuple[float, list[str], list[str]]:
-        """Condition number at the optimum x, what the runs cannot determine, and names of what they determine weakly."""
+        """Condition number at the optimum x, what the runs cannot determine, and names of the weakly determined."""
         names = np.array([parameter.name for parameter in self.free])
         n, k = residuals.size, x.size
         unknown: list[str] = []
@@ -201,7 +202,7 @@ class Problem:
         if idle.any():
             unknown.append(f"no run depends on {', '.join(names[idle])}")
         scaled = jacobian[:, ~idle] / norms[~idle]
-        _, singular, rows = np.linalg.svd(scaled, full_matrices=True)
+        _, singular, rows = np.linalg.svd(scaled, full_matrices=n < k)
         smallest = singular[-1] if singular.size == scaled.shape[1] and singular.size else 0.0
         condition = float(singular[0] / smallest) if smallest > 0 and not idle.any() else math.inf
         if singular.size and smallest < singular[0] / CONDITION_LIMIT:
