@@ -31,6 +31,17 @@ app.add_typer(law_app, name="law")
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file, such as config.yaml.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Table = Annotated[Path, typer.Argument(help="A runs table, or any CSV with one row a run.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Our column=the file's, such as params_active=N,tokens=D,val_loss=loss.")
+]
+Params = Annotated[
+    str | None, typer.Option(help="Which parameters N counts: body, active, paper or average; see docs/law.md.")
+]
+Delta = Annotated[str, typer.Option(help="Huber threshold of residuals.")]
+Bootstrap = Annotated[int, typer.Option(help="Refits to resampled runs, for intervals; 1000 are usual.")]
+LawFile = Annotated[str, typer.Argument(help="`published`, or a fit's JSON file.")]
 
 
 def main() -> None:
@@ -74,7 +85,7 @@ def check(config: StudyFile) -> None:
 def show(
     config: StudyFile,
     tflops: Annotated[float | None, typer.Option(help="Sustained TFLOP/s of a device, in place of the file's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List a study's cells with parameters, tokens, FLOPs and estimated hours."""
     from sparsedc.listing import listing, render
@@ -141,13 +152,14 @@ def tokens(documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path
 @corpus_app.command()
 def budget(
     tokens: Annotated[Path, typer.Option()],
-    unique_tokens: Annotated[int, typer.Option(min=1, help="U: the budget is the first U tokens of the train split.")],
+    unique_tokens: Annotated[str, typer.Option(help="U: the budget is the first U tokens of the train split.")],
     out: Out,
 ) -> None:
     """Describe a unique-token budget, if the corpus can fill it: its documents, its share, its checksum."""
     from sparsedc.corpus.budgets import build_budget
+    from sparsedc.numbers import read_count
 
-    build_budget(tokens, unique_tokens, out)
+    build_budget(tokens, read_count("unique-tokens", unique_tokens), out)
 
 
 @app.command()
@@ -196,44 +208,223 @@ def merge(
 
 @law_app.command()
 def fit(
-    runs: Annotated[Path, typer.Argument(help="A runs table.")],
-    out: Out,
-    form: Annotated[list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: all.")] = None,
-    params: Annotated[str, typer.Option(help="Which parameters N counts: body, active or paper.")] = "body",
-    delta: Annotated[float, typer.Option(help="Huber threshold of log-loss residuals.")] = 1e-3,
+    table: Table,
+    form: Annotated[str, typer.Option(help="A form of the law, such as chinchilla or sparse:untied; see docs/law.md.")],
+    columns: Columns = None,
+    params: Params = None,
+    likelihood: Annotated[str, typer.Option(help="How residuals are weighed: huber, gaussian or student.")] = "huber",
+    delta: Delta = "1e-3",
+    residuals: Annotated[str, typer.Option(help="Of what: log, of ln loss, or loss.")] = "log",
+    starts: Annotated[int, typer.Option(help="Searches, from starts spread over the parameters' ranges.")] = 32,
+    fix: Annotated[str | None, typer.Option(help="Parameters held at a value: NAME=VALUE,...")] = None,
+    bootstrap: Bootstrap = 0,
+    profile: Annotated[
+        str | None, typer.Option(help="Quantities to profile, such as R_D_star,beta-alpha,R_D_star(s=0.5).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of starts and resampling.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The fit to write, as JSON.")] = None,
 ) -> None:
-    """Fit laws to a runs table, choose one by AICc, and validate it on the extrapolation cells."""
-    from sparsedc.law.forms import FORMS
-    from sparsedc.law.select import fit_laws
+    """Fit one form of the law to a table of runs, ours or any CSV."""
+    from dataclasses import replace
 
-    fit_laws(runs, out, form or list(FORMS), params, delta)
+    from sparsedc.law.bootstrap import bootstrap as resample
+    from sparsedc.law.fit import finished, fit_finished
+    from sparsedc.law.options import parse_columns, parse_likelihood, parse_values
+    from sparsedc.law.profile import profile as profile_of
+    from sparsedc.law.render import render_fit
+    from sparsedc.law.table import default_convention, read_table
+
+    how = parse_likelihood(likelihood, delta, residuals)
+    fixed = parse_values(fix) if fix else None
+    runs = read_table(table, parse_columns(columns) if columns else None)
+    kept = finished(runs, "fit")
+    law = fit_finished(
+        kept,
+        form,
+        params=params or default_convention(runs),
+        likelihood=how,
+        starts=starts,
+        seed=seed,
+        fixed=fixed,
+        n_left_out=int((runs["role"] == "fit").sum()) - len(kept),
+    )
+    if bootstrap and law.status == "not identifiable":
+        _tell("no bootstrap: the runs do not identify the law")
+    elif bootstrap:
+        _tell(f"refitting to {bootstrap} resamplings")
+        law = resample(kept, law, n=bootstrap, seed=seed)
+    profiles = {}
+    for quantity in profile.split(",") if profile else ():
+        _tell(f"profiling {quantity}")
+        profiles[quantity.strip()] = profile_of(kept, law, quantity.strip()).to_dict()
+    law = replace(law, profiles=profiles or None)
+    if out:
+        law.save(out)
+    print(render_fit(law))
+
+
+@law_app.command()
+def compare(
+    table: Table,
+    form: Annotated[list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: all.")] = None,
+    columns: Columns = None,
+    params: Params = None,
+    delta: Delta = "1e-3",
+    bootstrap: Bootstrap = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of starts and resampling.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for law.json, the chosen fit, and what it rests on.")] = None,
+) -> None:
+    """Fit several forms, choose one by AICc, and test all on runs that they were not fitted to."""
+    from sparsedc.law.forms import FORMS
+    from sparsedc.law.options import parse_columns, parse_likelihood
+    from sparsedc.law.render import render_comparison
+    from sparsedc.law.select import save_selection, select_law
+    from sparsedc.law.table import read_table
+
+    likelihood = parse_likelihood("huber", delta)
+    runs = read_table(table, parse_columns(columns) if columns else None)
+    selection = select_law(
+        runs,
+        form or list(FORMS),
+        params=params,
+        likelihood=likelihood,
+        seed=seed,
+        draws=bootstrap,
+        tell=_tell,
+    )
+    if out:
+        save_selection(selection, runs, out)
+    print(render_comparison(selection))
+
+
+@law_app.command()
+def predict(
+    law: LawFile,
+    params_active: Annotated[str, typer.Option(help="N, counted as the law counts it.")],
+    unique_tokens: Annotated[str, typer.Option(help="U.")],
+    tokens: Annotated[str | None, typer.Option(help="D. Default: one epoch.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="In place of --tokens.")] = None,
+    density: Annotated[str, typer.Option(help="Share of the maskable weights that are not zero.")] = "1",
+    as_json: Json = False,
+) -> None:
+    """Print the held-out loss that a law predicts for one run, in nats per token."""
+    import json
+
+    from sparsedc.law.published import load_law
+    from sparsedc.numbers import read_number
+
+    N, U = read_number("params-active", params_active), read_number("unique-tokens", unique_tokens)
+    if tokens is not None and epochs is not None:
+        raise InputError("epochs", epochs, "--tokens says it already", "Give one of the two.")
+    D = U * read_number("epochs", epochs) if epochs is not None else read_number("tokens", tokens or unique_tokens)
+    s = read_number("density", density, most=1.0)
+    fitted = load_law(law)
+    loss = float(fitted.predict(N, U, D, s)[0])
+    notes = fitted.outside(N, U, D, s)
+    if fitted.status not in ("ok", "published"):
+        notes.append(f"the law is {fitted.status}: {'; '.join(fitted.reasons)}")
+    for note in notes:
+        warnings.warn(note, SparsedcWarning, stacklevel=1)
+    if not as_json:
+        print(f"{loss:.6f}")
+        return
+    interval = [float(end) for end in fitted.run_interval(N, U, D, s)[0]]
+    answer = {
+        "loss": loss,
+        "interval": interval if fitted.noise == fitted.noise else None,
+        "level": 0.95,
+        "law": law,
+        "form": fitted.form,
+        "status": fitted.status,
+        "params": fitted.params,
+        "params_active": N,
+        "unique_tokens": U,
+        "tokens": D,
+        "density": s,
+        "warnings": notes,
+    }
+    print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+@law_app.command()
+def published(
+    runs: Annotated[Path, typer.Option(help="The table of its validation runs to write.")],
+    out: Annotated[Path, typer.Option(help="Folder for law.json and what goes with it.")],
+) -> None:
+    """Write the law of the paper as a study's law, with the runs that its authors tested it on."""
+    from sparsedc.atomic import whole
+    from sparsedc.law.render import render_comparison
+    from sparsedc.law.select import published_study, save_selection
+
+    selection, table = published_study()
+    with whole(runs) as partial:
+        table.to_csv(partial, index=False)
+    save_selection(selection, table, out)
+    print(render_comparison(selection))
+
+
+@app.command()
+def plan(
+    unique_tokens: Annotated[str, typer.Option(help="U: how much text there is, in tokens, such as 300M.")],
+    flops: Annotated[str, typer.Option(help="Compute for the one training run, such as 1e20.")],
+    law: Annotated[str, typer.Option(help="`published`, or a fit's JSON file.")] = "published",
+    max_params: Annotated[str | None, typer.Option(help="Largest dense-equivalent size.")] = None,
+    sparsity_is_free: Annotated[
+        bool, typer.Option("--sparsity-is-free/--dense-hardware", help="Whether zeros cost compute.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what to train on a corpus: how large a model, how sparse, over how many epochs."""
+    import json
+
+    from sparsedc.law.published import load_law
+    from sparsedc.numbers import read_number
+    from sparsedc.plan import make_plan
+
+    answer = make_plan(
+        load_law(law),
+        read_number("unique-tokens", unique_tokens),
+        read_number("flops", flops),
+        max_params=None if max_params is None else read_number("max-params", max_params),
+        sparsity_is_free=sparsity_is_free,
+    )
+    print(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False) if as_json else answer.render())
 
 
 @app.command()
 def figure(
     name: Annotated[str, typer.Argument(help="Such as isoloss.")],
     runs: Annotated[Path, typer.Option(help="A runs table.")],
-    law: Annotated[Path, typer.Option(help="The folder that `law fit` wrote.")],
+    law: Annotated[Path, typer.Option(help="The folder that `law compare` wrote.")],
     out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
+    unique_tokens: Annotated[
+        list[str] | None, typer.Option(help="A budget to ask the law about; repeat for several. Default: the cells'.")
+    ] = None,
 ) -> None:
     """Draw one figure."""
     from sparsedc.figures import get_figure
+    from sparsedc.numbers import read_number
 
-    get_figure(name)(runs, law, out)
+    get_figure(name)(runs, law, out, [read_number("unique-tokens", each) for each in unique_tokens or ()])
 
 
 @app.command()
 def summary(
     runs: Annotated[Path, typer.Option(help="A runs table.")],
-    law: Annotated[Path, typer.Option(help="The folder that `law fit` wrote.")],
+    law: Annotated[Path, typer.Option(help="The folder that `law compare` wrote.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
 ) -> None:
     """Sum a study up in one table, in plain words."""
     from sparsedc.atomic import write_text
     from sparsedc.figures.summary import summary_table
-    from sparsedc.runs import read_runs
+    from sparsedc.law.table import read_table
 
-    write_text(summary_table(read_runs(runs), law), out)
+    write_text(summary_table(read_table(runs), law), out)
+
+
+def _tell(what: str) -> None:
+    """Say what takes a while; what a command answers is on the other stream."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def _load(config: Path) -> "Study":

@@ -1,12 +1,12 @@
-"""Fit every form, choose one, and write what the figures, the report and the planner read.
+"""Fit several forms, choose one, and write what the figures, the report and the planner read.
 
-law.json holds the choice and all fits, comparison.csv the forms and baselines side by side, predictions.csv every
-finished cell as the chosen law predicts it.
+law.json is the chosen fit, selection.json all of them with their errors on runs that they did not see, comparison.csv
+the same as one table, predictions.csv every finished cell as the chosen law predicts it.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,13 +15,30 @@ import pandas as pd
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
-from sparsedc.law.counts import DEFAULT_CONVENTION
-from sparsedc.law.fit import DELTA, FORMAT, Fit, finished, fit_finished, read_json, write_json
+from sparsedc.figures.words import count_label
+from sparsedc.law.bootstrap import bootstrap
+from sparsedc.law.fit import FORMAT, STARTS, Fit, finished, fit_finished, read_json, write_json
 from sparsedc.law.forms import FORMS, get_form
-from sparsedc.law.validate import Error, baselines, predict_runs, predictions
-from sparsedc.runs import read_runs
+from sparsedc.law.likelihood import Likelihood
+from sparsedc.law.published import published_fit, validation_runs
+from sparsedc.law.table import default_convention
+from sparsedc.law.validate import (
+    KINDS,
+    CrossValidation,
+    Error,
+    Fold,
+    SeedNoise,
+    baselines,
+    cross_validate,
+    cross_validate_baselines,
+    folds,
+    pooled_rmse,
+    predict_runs,
+    predictions,
+    seed_noise,
+)
 
-LAW, COMPARISON, PREDICTIONS = "law.json", "comparison.csv", "predictions.csv"
+LAW, SELECTION, COMPARISON, PREDICTIONS = "law.json", "selection.json", "comparison.csv", "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -29,21 +46,31 @@ class Selection:
     """All fits to one runs table, best first, and how they predict what they were not fitted to."""
 
     fits: tuple[Fit, ...]
-    extrapolation: dict[str, Error | None]  # form or baseline → error on the extrapolation cells, if there are any
+    #: form or baseline → error on the extrapolation cells, None where there are none
+    extrapolation: dict[str, Error | None]
+    #: form or baseline → what was left out → its folds
+    cross_validation: dict[str, CrossValidation] = field(default_factory=dict)
+    noise: SeedNoise | None = None  # between seeds of one configuration, where the table has several
 
     @property
     def best(self) -> Fit:
         return self.fits[0]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON. Bootstrap draws are left out: law.json has those of the chosen fit."""
         return {
             "format": FORMAT,
             "best": self.best.form,
             "usable": self.best.usable,
-            "fits": {fit.form: fit.to_dict() for fit in self.fits},
+            "fits": {fit.form: replace(fit, draws=None).to_dict() for fit in self.fits},
             "extrapolation": {
                 name: None if error is None else asdict(error) for name, error in self.extrapolation.items()
             },
+            "cross_validation": {
+                name: {kind: [asdict(fold) for fold in some] for kind, some in kinds.items()}
+                for name, kinds in self.cross_validation.items()
+            },
+            "noise": None if self.noise is None else asdict(self.noise),
         }
 
     def save(self, path: Path) -> None:
@@ -58,28 +85,47 @@ class Selection:
             InputError: the file is missing or holds no laws.
         """
         values = read_json(path)
-        remedy = "Fit the law anew with `sparsedc law`."
+        remedy = "Fit the laws anew with `sparsedc law compare`."
         if values.get("format") != FORMAT:
             raise InputError("format", values.get("format"), f"{path} is not of format {FORMAT}", remedy)
-        if missing := {"best", "fits", "extrapolation"} - set(values):
+        if missing := {"best", "fits", "extrapolation", "cross_validation", "noise"} - set(values):
             raise InputError("keys", sorted(missing), f"missing in {path}", remedy)
         fits = [Fit.from_dict(fit, path) for fit in values["fits"].values()]
         fits.sort(key=lambda fit: fit.form != values["best"])
-        errors = {name: None if error is None else Error(**error) for name, error in values["extrapolation"].items()}
-        return cls(tuple(fits), errors)
+        return cls(
+            tuple(fits),
+            {name: None if error is None else Error(**error) for name, error in values["extrapolation"].items()},
+            {
+                name: {kind: tuple(Fold(**fold) for fold in some) for kind, some in kinds.items()}
+                for name, kinds in values["cross_validation"].items()
+            },
+            None if values["noise"] is None else SeedNoise(**values["noise"]),
+        )
 
 
 def select_law(
     runs: pd.DataFrame,
     forms: Sequence[str] = tuple(FORMS),
     *,
-    params: str = DEFAULT_CONVENTION,
-    delta: float = DELTA,
+    params: str | None = None,
+    likelihood: Likelihood | None = None,
+    starts: int = STARTS,
+    seed: int = 0,
+    draws: int = 0,
+    workers: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Selection:
     """Fit `forms` to the finished fit cells and order them: usable ones by AICc, then the rest.
 
     A form that the runs cannot identify is never preferred to one that they can, however low its AICc. Where none is
     usable, the one with the lowest objective leads, and its status says what is missing.
+
+    Args:
+        params: what N counts, see `sparsedc.law.counts`; the table's own default if None.
+        likelihood, starts, seed: as of `sparsedc.law.fit.fit_law`.
+        draws: bootstrap refits of the chosen form, none if 0. A form that is not usable gets none.
+        workers: processes of the bootstrap.
+        tell: is told what comes next, for whoever waits.
 
     Raises:
         InputError: no form given, an unknown one, or an unusable runs table.
@@ -88,75 +134,148 @@ def select_law(
         raise InputError("forms", "[]", "no form of the law to fit", f"Name some of {' | '.join(FORMS)}.")
     for form in forms:
         get_form(form)
+    params = params or default_convention(runs)
     fitted, held_out = finished(runs, "fit"), finished(runs, "extrapolation")
-    if mixed := _mixtures(pd.concat([fitted, held_out])):
+    both = pd.concat([fitted, held_out])
+    if mixed := _mixtures(both):
         warnings.warn(f"cells fitted as one differ in {'; '.join(mixed)}", SparsedcWarning, stacklevel=2)
     left_out = int((runs["role"] == "fit").sum()) - len(fitted)
-    fits = [
-        fit_finished(fitted, form, params=params, delta=delta, n_left_out=left_out) for form in dict.fromkeys(forms)
-    ]
+
+    fits = []
+    for form in dict.fromkeys(forms):
+        tell(f"fitting {form} to {len(fitted)} runs")
+        fits.append(
+            fit_finished(
+                fitted, form, params=params, likelihood=likelihood, starts=starts, seed=seed, n_left_out=left_out
+            )
+        )
     fits.sort(key=lambda fit: (not fit.usable, fit.aicc if fit.usable else fit.objective))
+    masks = folds(fitted, params)
+    cross = {}
+    for fit in fits:
+        tell(f"cross-validating {fit.form}")
+        cross[fit.form] = cross_validate(fitted, fit, masks)
+    if draws and fits[0].usable:
+        tell(f"refitting {fits[0].form} to {draws} resamplings")
+        fits[0] = bootstrap(fitted, fits[0], n=draws, seed=seed, workers=workers)
+
     observed = held_out["val_loss"].to_numpy(dtype=np.float64)
     predicted = {fit.form: predict_runs(fit, held_out) for fit in fits}
-    predicted |= baselines(fitted, held_out, params, delta)
-    return Selection(tuple(fits), {name: Error.of(values, observed) for name, values in predicted.items()})
+    predicted |= baselines(fitted, held_out, params, likelihood)
+    return Selection(
+        tuple(fits),
+        {name: Error.of(values, observed) for name, values in predicted.items()},
+        cross | cross_validate_baselines(fitted, masks, params, likelihood),
+        seed_noise(both),
+    )
 
 
 def _mixtures(runs: pd.DataFrame) -> list[str]:
     """What differs between runs though the law, which knows N, U, D and s alone, takes them for comparable."""
     found = []
     for column in ("held_out", "method"):
-        values = sorted(set(runs[column].dropna()) - {"dense"})
+        values = sorted(set(runs[column].dropna()) - {"dense"}) if column in runs else []
         if len(values) > 1:
             found.append(f"{column} ({', '.join(values)})")
     for column in ("lr", "maskable_lr", "weight_decay", "batch_tokens"):
+        if column not in runs:
+            continue
         for (size, density), group in runs.groupby(["size", "density"]):
             distinct = sorted(group[column].dropna().unique())
             if len(distinct) > 1:
-                shown = ", ".join(f"{value:g}" for value in distinct)
+                shown = ", ".join(str(value) for value in distinct)
                 found.append(f"{column} at size {size}, density {density:g} ({shown})")
     return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
 
 
 def comparison(selection: Selection) -> pd.DataFrame:
-    """One row a form, best first, then one a baseline; errors in nats per token."""
+    """One row a form, best first, then one a baseline, then the noise between seeds; errors in nats per token.
+
+    The noise stands in every column of errors, as the least that any of them can be expected to be.
+    """
     lowest = min(fit.aicc for fit in selection.fits)
-    rows: list[dict[str, Any]] = []
+    forms: dict[str, dict[str, Any]] = {
+        fit.form: {
+            "kind": "form",
+            "parameters": len(fit.parameters),
+            "n": fit.n_runs,
+            "objective": fit.objective,
+            "aicc": fit.aicc,
+            "delta_aicc": fit.aicc - lowest if np.isfinite(fit.aicc) else np.inf,
+            "rmse_fit": fit.rmse,
+            "status": fit.status,
+            "reasons": "; ".join(fit.reasons),
+        }
+        for fit in selection.fits
+    }
     for fit in selection.fits:
+        if fit.status == "published":  # nothing was fitted, and its n and RMSE are those of the runs it was tested on
+            forms[fit.form] |= dict.fromkeys(("n", "aicc", "delta_aicc", "rmse_fit"))
+    names = dict.fromkeys([*forms, *selection.extrapolation, *selection.cross_validation])
+    rows = []
+    for name in names:
+        error = selection.extrapolation.get(name)
+        folded = selection.cross_validation.get(name, {})
         rows.append(
-            {
-                "name": fit.form,
-                "kind": "form",
-                "parameters": len(fit.parameters),
-                "n": fit.n_runs,
-                "objective": fit.objective,
-                "aicc": fit.aicc,
-                "delta_aicc": fit.aicc - lowest if np.isfinite(fit.aicc) else np.inf,
-                "rmse_fit": fit.rmse,
-                "status": fit.status,
-                "reasons": "; ".join(fit.reasons),
+            {"name": name}
+            | forms.get(name, {"kind": "baseline"})
+            | {f"cv_{kind}": pooled_rmse(folded.get(kind, ())) for kind in KINDS}
+            | {
+                "n_extrapolation": error.n if error else 0,
+                "rmse_extrapolation": error.rmse if error else None,
+                "mean_abs_extrapolation": error.mean_abs if error else None,
+                "r2_extrapolation": error.r2 if error else None,
             }
         )
-    names = {fit.form for fit in selection.fits}
-    rows += [{"name": name, "kind": "baseline"} for name in selection.extrapolation if name not in names]
-    for row in rows:
-        error = selection.extrapolation[row["name"]]
-        row["n_extrapolation"] = error.n if error else 0
-        row["rmse_extrapolation"] = error.rmse if error else np.nan
-        row["mean_abs_extrapolation"] = error.mean_abs if error else np.nan
-    return pd.DataFrame(rows).astype({"parameters": "Int64", "n": "Int64"})
+    if noise := selection.noise:
+        errors = ("rmse_fit", *(f"cv_{kind}" for kind in KINDS), "rmse_extrapolation")
+        reason = f"seeds of {noise.configurations} configurations, {noise.freedom} degrees of freedom"
+        rows.append({"name": "seed noise", "kind": "noise", "reasons": reason} | dict.fromkeys(errors, noise.sd))
+    columns = ["name", "kind", "parameters", "n", "objective", "aicc", "delta_aicc", "rmse_fit"]
+    columns += [f"cv_{kind}" for kind in KINDS]
+    columns += ["n_extrapolation", "rmse_extrapolation", "mean_abs_extrapolation", "r2_extrapolation"]
+    table = pd.DataFrame(rows, columns=[*columns, "status", "reasons"])
+    whole_numbers = dict.fromkeys(("parameters", "n", "n_extrapolation"), "Int64")
+    texts = ("name", "kind", "status", "reasons")
+    return table.astype(
+        {column: "string" if column in texts else whole_numbers.get(column, "float64") for column in table.columns}
+    )
 
 
-def fit_laws(runs: Path, out: Path, forms: list[str], params: str, delta: float) -> None:
-    """Fit `forms` to the table `runs` and write law.json, comparison.csv and predictions.csv into `out`.
+def save_selection(selection: Selection, runs: pd.DataFrame, out: Path) -> None:
+    """Write law.json, selection.json, comparison.csv and predictions.csv into the folder `out`.
 
-    Raises:
-        InputError: nothing to fit, or an unusable table or argument.
+    Args:
+        runs: the table that the selection is of.
     """
-    table = read_runs(runs)
-    selection = select_law(table, forms, params=params, delta=delta)
     with whole(out / PREDICTIONS) as partial:
-        predictions(selection.best, table[table["status"] == "ok"]).to_csv(partial, index=False)
+        predictions(selection.best, runs[runs["status"] == "ok"]).to_csv(partial, index=False)
     with whole(out / COMPARISON) as partial:
         comparison(selection).to_csv(partial, index=False)
-    selection.save(out / LAW)  # last: whoever finds it finds the others
+    selection.save(out / SELECTION)
+    selection.best.save(out / LAW)  # last: whoever finds it finds the others
+
+
+def published_study() -> tuple[Selection, pd.DataFrame]:
+    """The published law in place of a chosen one, and the table of the eleven runs that its authors tested it on.
+
+    Their embedding and head are part of N, as the paper counts it, so that both are 0 in the table.
+    """
+    fit, tested = published_fit(), validation_runs()
+    runs = pd.DataFrame(
+        {
+            "cell": tested["name"],
+            "role": "extrapolation",
+            "method": np.where(tested["density"] == 1, "dense", "sparse"),
+            "size": [count_label(count) for count in tested["params_dense"]],
+            **{column: tested[column] for column in ("density", "unique_tokens", "epochs", "tokens")},
+            "params_total": tested["params_dense"],
+            "params_embedding": 0,
+            "params_head": 0,
+            "params_active": tested["params_active"],
+            "val_loss": tested["val_loss"],
+            "status": "ok",
+        }
+    )
+    error = Error.of(predict_runs(fit, runs), runs["val_loss"].to_numpy(dtype=np.float64))
+    return Selection((fit,), {fit.form: error}), runs
