@@ -388,7 +388,7 @@ def plan(
         max_params=None if max_params is None else read_number("max-params", max_params),
         sparsity_is_free=sparsity_is_free,
     )
-    print(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False) if as_json else answer.render())
+    print(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False) if as_json else answer.text())
 
 
 @app.command()
