@@ -22,6 +22,7 @@ LAWS = {
     "muennighoff": _MUENNIGHOFF,
     "power": _MUENNIGHOFF | {"epsilon": 0.2},
     "sparse": WHEN_DATA_IS_SCARCE,
+    "overfit": {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.38} | _OVERFIT,
     "muennighoff:untied": _MUENNIGHOFF | {"beta": 0.37},
     "power:overfit": _MUENNIGHOFF | {"epsilon": 0.2} | _OVERFIT,
     "sparse:power,step": _TERMS | _STEP | {"epsilon": 0.2},

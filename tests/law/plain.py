@@ -34,6 +34,12 @@ def _data_constrained(p, N, U, D, factor, R_N_star, R_D_star):
     return p["E"] + factor * p["A"] / N_eff**alpha + p["B"] / D_eff**beta + penalty
 
 
+def overfit(p, N, U, D, s):
+    unique = U if D > U else D
+    penalty = p["P"] * (D / unique - 1) ** p["kappa"] * (N / unique) ** p["lambda"]
+    return chinchilla(p, N, U, D, s) + penalty
+
+
 def _constant(p, s):
     return p["R_N_star"], p["R_D_star"]
 
@@ -76,6 +82,7 @@ LAWS = {
     "muennighoff": _family(_none, _constant),
     "power": _family(_power, _constant),
     "sparse": _family(_paper, _quadratic),
+    "overfit": overfit,
     "muennighoff:untied": _family(_none, _constant),
     "power:overfit": _family(_power, _constant),
     "sparse:power,step": _family(_power, _step),

@@ -14,7 +14,7 @@ The laws that know repetition are one family, composed of a density factor f(s),
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -275,6 +275,16 @@ class Stars:
         return theta["R_N_star"], theta["R_D_star"]
 
 
+class Unlimited(Stars):
+    """Every repeat and every parameter counts in full; what repetition costs is then the penalty's to say."""
+
+    parameters = ()
+    formula = "R_N* = R_D* = ∞"
+
+    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
+        return np.full_like(s, np.inf), np.full_like(s, np.inf)
+
+
 class StepStars(Stars):
     """One pair for dense models and one for sparse ones."""
 
@@ -351,7 +361,8 @@ class DataConstrained(Form):
 
     Muennighoff et al. and "When Data Is Scarce" tie β to α. The penalty P R_D^κ (N/U)^λ is added to the loss: without
     one no law of this family can turn upward with repetition. That over-fitting adds to the loss is the idea of
-    Lovelace et al. 2026 (arXiv 2605.01640); this formula for it is ours.
+    Lovelace et al. 2026, Prescriptive Scaling Laws for Data Constrained Training (arXiv 2605.01640); this formula for
+    it is ours.
     """
 
     def __init__(
@@ -399,13 +410,15 @@ class DataConstrained(Form):
     def loss(self, theta: Theta, design: Design) -> Values:
         log_N, log_U = design.log_N, design.log_U
         log_Af = np.log(theta["A"]) + np.log(self.factor(theta, design.s))
-        R_N_star, R_D_star = self.stars(theta, design.s)
-
-        log_N_opt = self._log_N_opt(theta, log_U, log_Af)
-        log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
-        R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates any R_N*, e⁷¹⁰ overflows
-        log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
-        log_D_eff = log_U + np.log1p(saturating(design.R_D, R_D_star))
+        if isinstance(self.stars, Unlimited):
+            log_N_eff, log_D_eff = log_N, design.log_D
+        else:
+            R_N_star, R_D_star = self.stars(theta, design.s)
+            log_N_opt = self._log_N_opt(theta, log_U, log_Af)
+            log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
+            R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates R_N*, e⁷¹⁰ overflows
+            log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
+            log_D_eff = log_U + np.log1p(saturating(design.R_D, R_D_star))
         data = np.log(theta["B"]) - self.beta(theta) * log_D_eff
         loss = theta["E"] + np.exp(log_Af - theta["alpha"] * log_N_eff) + np.exp(data)
         if self.penalty:
@@ -418,20 +431,32 @@ class DataConstrained(Form):
 
 _MUENNIGHOFF = "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)"
 _SPARSE = "When Data Is Scarce (ICML 2026, arXiv 2606.01155)"
+_OVERFIT = "after the idea of Lovelace et al. 2026, Prescriptive Scaling Laws for Data Constrained Training"
+#: kinds of switches → their names, of which one of each kind holds
 _FACTORS = {"none": Factor, "power": PowerFactor, "frantar": FrantarFactor, "paper": PaperFactor}
-_STARS = {"constant": Stars, "step": StepStars, "quadratic": QuadraticStars}
-#: base → source, density factor, R*
+_STARS = {"unlimited": Unlimited, "constant": Stars, "step": StepStars, "quadratic": QuadraticStars}
+_BETA = {"tied": True, "untied": False}
+_PENALTY = {"plain": False, "overfit": True}
+_KINDS: tuple[Mapping[str, Any], ...] = (_FACTORS, _STARS, _BETA, _PENALTY)
+#: base → source, and its switch of each kind
 _FAMILY = {
-    "muennighoff": (_MUENNIGHOFF, "none", "constant"),
-    "power": (f"{_MUENNIGHOFF}, with a power of s for density factor", "power", "constant"),
-    "sparse": (_SPARSE, "paper", "quadratic"),
+    "muennighoff": (_MUENNIGHOFF, ("none", "constant", "tied", "plain")),
+    "power": (f"{_MUENNIGHOFF}, with a power of s for density factor", ("power", "constant", "tied", "plain")),
+    "sparse": (_SPARSE, ("paper", "quadratic", "tied", "plain")),
+    "overfit": (_OVERFIT, ("none", "unlimited", "untied", "overfit")),
 }
-_SWITCHES = (*_FACTORS, *_STARS, "tied", "untied", "overfit")
 
-#: The forms by name; `get_form` knows compositions of the last three as well.
+
+def _compose(name: str, source: str, switches: Sequence[str]) -> DataConstrained:
+    factor, stars, beta, penalty = switches
+    return DataConstrained(
+        name, source, _FACTORS[factor](), _STARS[stars](), tied=_BETA[beta], penalty=_PENALTY[penalty]
+    )
+
+
+#: The forms by name; `get_form` knows compositions of the last four as well.
 FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Gadre(), Frantar())} | {
-    name: DataConstrained(name, source, _FACTORS[factor](), _STARS[stars]())
-    for name, (source, factor, stars) in _FAMILY.items()
+    name: _compose(name, source, switches) for name, (source, switches) in _FAMILY.items()
 }
 
 
@@ -439,7 +464,8 @@ def get_form(name: str) -> Form:
     """The form of that name, such as "chinchilla" or "sparse:power,untied".
 
     After the colon stand switches for what differs from the form before it, at most one of each kind: the density
-    factor none | power | frantar | paper, R* constant | step | quadratic, β tied | untied, and overfit.
+    factor none | power | frantar | paper, R* unlimited | constant | step | quadratic, β tied | untied, and the
+    penalty plain (none) | overfit.
 
     Raises:
         InputError: there is none.
@@ -447,22 +473,19 @@ def get_form(name: str) -> Form:
     if name in FORMS:
         return FORMS[name]
     base, _, listed = name.partition(":")
-    remedy = f"Use {' | '.join(FORMS)}, or one of {' | '.join(_FAMILY)} with switches, such as sparse:power,untied."
+    known = [switch for kind in _KINDS for switch in kind]
     if base not in _FAMILY:
+        remedy = f"Use {' | '.join(FORMS)}, or one of {' | '.join(_FAMILY)} with switches, such as sparse:power,untied."
         raise InputError("form", name, "no such form of the law", remedy)
-    switches = [switch.strip() for switch in listed.split(",")]
-    for switch in switches:
-        if switch not in _SWITCHES:
-            raise InputError("form", name, f"no switch {switch!r}", f"Use {' | '.join(_SWITCHES)}.")
-    source, factor, stars = _FAMILY[base]
-    for kind in (_FACTORS, _STARS, ("tied", "untied"), ("overfit",)):
-        if sum(switch in kind for switch in switches) > 1:
+    source, defaults = _FAMILY[base]
+    given = [switch.strip() for switch in listed.split(",")]
+    for switch in given:
+        if switch not in known:
+            raise InputError("form", name, f"no switch {switch!r}", f"Use {' | '.join(known)}.")
+    chosen = []
+    for kind, default in zip(_KINDS, defaults, strict=True):
+        of_kind = [switch for switch in given if switch in kind]
+        if len(of_kind) > 1:
             raise InputError("form", name, f"more than one of {' | '.join(kind)}", "Keep one of them.")
-    return DataConstrained(
-        name,
-        f"{source}; varied: {', '.join(switches)}",
-        _FACTORS[next((switch for switch in switches if switch in _FACTORS), factor)](),
-        _STARS[next((switch for switch in switches if switch in _STARS), stars)](),
-        tied="untied" not in switches,
-        penalty="overfit" in switches,
-    )
+        chosen.append(of_kind[0] if of_kind else default)
+    return _compose(name, f"{source}; varied: {', '.join(given)}", chosen)
