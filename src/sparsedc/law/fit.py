@@ -31,6 +31,7 @@ FORMAT = 2
 RIVAL = 3.84
 #: optima within this share of the best objective are the best one
 EQUAL = 1e-3
+EXPONENTS = ("alpha", "beta", "eta")
 #: in search coordinates, so that e^0.2: optima closer than that are one
 APART = 0.2
 
@@ -75,9 +76,8 @@ class Fit:
 
     @property
     def usable(self) -> bool:
-        """Whether predictions follow from the runs. A constant at its bound is no estimate, but leaves a law; an
-        exponent at its bound says that the runs follow no such law at all."""
-        return self.status != "not identifiable" and not {"alpha", "beta", "eta"} & set(self.at_bound)
+        """Whether predictions follow from the runs."""
+        return self.status != "not identifiable"
 
     def predict(self, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike) -> Floats:
         """Loss in nats per token, shape (n,). N is counted as `params` says."""
@@ -323,6 +323,8 @@ def fit_finished(
         np.max([np.abs(problem.coordinates(rival["parameters"]) - x) for rival in rivals] or [0 * x], axis=0) > APART
     )
     differ = [each.name for each, far in zip(problem.free, apart, strict=True) if far and each.name not in at_bound]
+    # A constant at its bound is no estimate, but leaves a law; an exponent there says that the runs settle none.
+    unknown += [f"the runs do not settle {name}, which ended at its bound" for name in at_bound if name in EXPONENTS]
     bounds = [f"at the bound of the search: {', '.join(at_bound)}"] if at_bound else []
     doubts = [f"weakly determined: {', '.join(weak)}"] if weak else []
     doubts += [f"different in optima that fit about equally well: {', '.join(differ)}"] if differ else []
