@@ -3,6 +3,8 @@
 #   snakemake --cores all                                   the default study, config.yaml
 #   snakemake --cores all --configfile studies/x.yaml       another one
 #
+# A study of published constants has no cells: it begins with the law.
+#
 # Rules are thin: `sparsedc` commands do the work. Whatever a cell's numbers depend on stands in its spec, whose hash
 # is part of the cell's path; so a changed hyperparameter trains that cell anew and no other. What a command says
 # goes to its log and to the terminal, so that an error is seen where it happens.
@@ -14,7 +16,7 @@ from snakemake.utils import min_version
 
 from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.errors import InputError
-from sparsedc.figures import FIGURES
+from sparsedc.figures import FIGURES, MEASURED
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
@@ -36,7 +38,8 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY.name}"
-CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
+PUBLISHED = STUDY.config.law.published
+DRAWN = [figure for figure in FIGURES if not (PUBLISHED and figure in MEASURED)]
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
@@ -54,8 +57,12 @@ wildcard_constraints:
     unique_tokens=r"\d+",
 
 
-include: "workflow/rules/corpus.smk"
-include: "workflow/rules/train.smk"
+if not PUBLISHED:
+
+    include: "workflow/rules/corpus.smk"
+    include: "workflow/rules/train.smk"
+
+
 include: "workflow/rules/law.smk"
 include: "workflow/rules/figures.smk"
 
@@ -66,4 +73,4 @@ rule all:
         f"{RESULTS}/runs.csv",
         f"{RESULTS}/law/law.json",
         f"{RESULTS}/summary.html",
-        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=FIGURES, suffix=["svg", "png"]),
+        expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=DRAWN, suffix=["svg", "png"]),

@@ -198,9 +198,21 @@ class Listed(Section):
 class Law(Section):
     """What is fitted to the runs table."""
 
+    published: bool = False  # written `law: published`: the paper's constants, and nothing is trained or fitted
     forms: list[str] = Field(default=["chinchilla", "muennighoff", "power", "sparse"], min_length=1)
-    params: Literal["body", "active", "paper"] = "body"  # which count is the law's N; see docs/law.md
+    params: Literal["body", "active", "paper", "average"] = "body"  # which count is the law's N; see docs/law.md
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
+    bootstrap: Annotated[int, Field(ge=0, strict=True)] = 200  # refits for intervals; 0: none
+
+
+def published_by_name(value: object) -> object:
+    return {"published": True} if value == "published" else value
+
+
+class Figures(Section):
+    """What the figures ask the law about."""
+
+    unique_tokens: list[Count] = Field(default=[], max_length=3)  # budgets; by default those of the fit cells
 
 
 class Data(Section):
@@ -210,10 +222,12 @@ class Data(Section):
     tokenizer: Tokenizer
 
 
-class StudyConfig(Data):
+class StudyConfig(Section):
     """A whole study file."""
 
     name: Name  # results/<name>/
+    corpus: Corpus | None = None  # None in a study of published constants alone, as is the tokenizer
+    tokenizer: Tokenizer | None = None
     sequence_length: Annotated[int, Field(ge=2, strict=True)] = 256
     evaluation_split: Literal["validation", "test"] = "validation"  # test: for published numbers, once
     ladder: dict[Name, Shape] = {}  # sizes beside the built-in ones
@@ -223,16 +237,26 @@ class StudyConfig(Data):
     cells: list[Listed] = []
     exclude: list[Selector] = []
     overrides: list[Override] = []
-    law: Law = Law()
+    law: Annotated[Law, BeforeValidator(published_by_name)] = Law()
+    figures: Figures = Figures()
     sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, for estimates of hours only
 
     @model_validator(mode="after")
     def split_exists(self) -> Self:
-        if self.evaluation_split not in self.corpus.split_names:
+        if self.corpus is not None and self.evaluation_split not in self.corpus.split_names:
             raise ValueError(
                 f"evaluation_split is {self.evaluation_split}, which the corpus will not have: give test_fraction, "
                 "or name it in corpus.splits"
             )
+        return self
+
+    @model_validator(mode="after")
+    def published_law_stands_alone(self) -> Self:
+        if self.law.published:
+            others = StudyConfig.model_fields.keys() - {"name", "law", "figures"}
+            given = sorted(key for key in others if getattr(self, key) != StudyConfig.model_fields[key].default)
+            if given:
+                raise ValueError(f"law: published trains nothing, so that {', '.join(given)} would have no effect")
         return self
 
 

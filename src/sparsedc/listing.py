@@ -2,12 +2,19 @@
 
 import pandas as pd
 
+from sparsedc.errors import InputError
 from sparsedc.study import Study
 
 
 def listing(study: Study, tflops: float) -> pd.DataFrame:
     """One row a cell, in training order. `hours` assumes a device that sustains `tflops` × 10^12 FLOP/s on the
-    dense FLOPs; losses are not known yet."""
+    dense FLOPs; losses are not known yet.
+
+    Raises:
+        InputError: the study trains nothing.
+    """
+    if not study.cells:
+        raise InputError("law", "published", f"the study {study.name} trains no cells", "There is nothing to list.")
     rows = []
     for cell in study.cells.values():
         spec = cell.spec

@@ -70,12 +70,24 @@ class Study:
     @cached_property
     def data(self) -> str:
         """Fingerprint of the corpus and tokenizer settings: the folder name of their tokens."""
-        return data_fingerprint(self.config.corpus, self.config.tokenizer)
+        return data_fingerprint(self.text.corpus, self.text.tokenizer)
+
+    @cached_property
+    def text(self) -> Data:
+        """Which tokens the cells are trained on.
+
+        Raises:
+            InputError: the study file names none.
+        """
+        named = {"corpus": self.config.corpus, "tokenizer": self.config.tokenizer}
+        return validated(Data, {key: value for key, value in named.items() if value is not None}, where="")
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """id -> cell."""
+        """id -> cell. A study of published constants has none."""
         cells: dict[str, Cell] = {}
+        if self.config.law.published:
+            return cells
         for cell in self._expand():
             known = cells.setdefault(cell.id, cell)
             if known.role != cell.role:
@@ -116,7 +128,7 @@ class Study:
             data=self.data,
             size=listed.size,
             shape=shape,
-            vocab_size=self.config.tokenizer.vocab_size,
+            vocab_size=self.text.tokenizer.vocab_size,
             sequence_length=length,
             evaluation_split=self.config.evaluation_split,
             method=listed.method,

@@ -5,6 +5,9 @@
 # only an `ancient` input was. So nothing here depends on the whole study, which every edit makes anew.
 
 
+CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
+
+
 localrules:
     study,
     data,

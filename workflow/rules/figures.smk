@@ -1,7 +1,7 @@
 # What a person looks at.
 
 
-for FIGURE in FIGURES:  # a rule each, because a caption cannot depend on a wildcard
+for FIGURE in DRAWN:  # a rule each, because a caption cannot depend on a wildcard
 
     rule:
         name:
@@ -23,14 +23,16 @@ for FIGURE in FIGURES:  # a rule each, because a caption cannot depend on a wild
             figure=FIGURE,
             law=subpath(input.law, parent=True),
             stem=subpath(output[0], strip_suffix=".svg"),
+            budgets=" ".join(f"--unique-tokens {budget}" for budget in STUDY.config.figures.unique_tokens),
         shell:
-            "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} --out {params.stem} 2> >(tee {log} >&2)"
+            "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} {params.budgets}"
+            " --out {params.stem} 2> >(tee {log} >&2)"
 
 
 rule summary:
     input:
         runs=f"{RESULTS}/runs.csv",
-        law=f"{RESULTS}/law/law.json",
+        law=f"{RESULTS}/law/selection.json",
     output:
         report(
             f"{RESULTS}/summary.html",

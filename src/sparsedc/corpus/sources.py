@@ -47,11 +47,11 @@ def open_source(corpus: Corpus) -> Source:
             assert_never(corpus)
 
 
-def watched_files(corpus: Corpus) -> list[Path]:
+def watched_files(corpus: Corpus | None) -> list[Path]:
     """Files whose change makes documents stale: those of a folder; other sources have none of their own."""
     return Folder(corpus).files if isinstance(corpus, FolderCorpus) else []
 
 
-def watched_versions(corpus: Corpus) -> dict[str, str]:
+def watched_versions(corpus: Corpus | None) -> dict[str, str]:
     """Versions whose change makes documents stale: those of installed packages."""
     return versions(corpus) if isinstance(corpus, InstalledCorpus) else {}

@@ -1,11 +1,12 @@
 """Held-out loss against epochs, by density: one panel for each model size and unique-token budget."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
@@ -15,14 +16,12 @@ from sparsedc.law.fit import Fit, design_of
 MOST_ROWS, MOST_COLUMNS = 4, 4
 
 
-def draw(runs: Path, law: Path, out_stem: Path) -> None:
+def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     """Points are measured (mean over seeds), lines are the chosen law's prediction for the same models.
 
     Points stand a little left or right of their epochs, by density, so that none hides another.
     """
-    style.apply_style()
-    table = style.read_finished(runs)
-    fit = style.read_selection(law).best
+    table = runs
     colours = style.density_colours(table)
     several = table.groupby("density")["method"].nunique().max() > 1
     methods = sorted(table["method"].unique())
@@ -30,7 +29,8 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
 
     # Sizes and budgets of extrapolation cells alone would be nearly empty panels: prediction_vs_truth shows those.
     grid_cells = table[table["role"] == "fit"] if (table["role"] == "fit").any() else table
-    sizes: list[str] = grid_cells.sort_values(["params_total", "size"])["size"].unique().tolist()
+    dense_N = grid_cells["params_active"] / grid_cells["density"]
+    sizes: list[str] = grid_cells.assign(dense_N=dense_N).groupby("size")["dense_N"].min().sort_values().index.tolist()
     chosen = [sizes[int(i)] for i in style.spread_over(list(range(len(sizes))), MOST_ROWS)]
     budgets = sorted(grid_cells["unique_tokens"].unique())
     shown = style.spread_over(budgets, MOST_COLUMNS)
@@ -77,7 +77,7 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     if omitted:
         title += f"\nShown: {' and '.join(omitted)}"
     figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
-    style.save(figure, out_stem)
+    return figure
 
 
 def dodge(densities: list[float], epochs: np.ndarray) -> dict[float, float]:
@@ -112,7 +112,7 @@ def _panel(
             mean = by_epochs["val_loss"].mean()
             # Between seeds where there are several, else over held-out documents.
             between = by_epochs["val_loss"].std()
-            within = by_epochs["val_loss_se"].mean()
+            within = by_epochs["val_loss_se"].mean() if "val_loss_se" in group else pd.Series(0.0, mean.index)
             error = between.where(by_epochs.size() > 1, within).fillna(0.0)
             marker = markers.get(str(method), "o")
             where = mean.index.to_numpy() * shifts[density]

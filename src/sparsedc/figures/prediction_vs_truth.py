@@ -1,23 +1,25 @@
 """Predicted against measured loss of every finished cell, and the error of each."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
 from sparsedc.figures.words import density_label
+from sparsedc.law.fit import Fit
 from sparsedc.law.validate import Error, predictions
 
+_LABELS = {"fit": "fit cells", "extrapolation": "extrapolation cells;\nbars: 95 % of such runs"}
 
-def draw(runs: Path, law: Path, out_stem: Path) -> None:
+
+def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     """Left, predicted against measured with the 1:1 line; right, predicted − measured against measured."""
-    style.apply_style()
-    table = style.read_finished(runs)
-    fit = style.read_selection(law).best
-    colours = style.density_colours(table)
-    cells = predictions(fit, table)
+    colours = style.density_colours(runs)
+    cells = predictions(fit, runs)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 4.0), layout="constrained")
     crowd = len(cells) > 150
@@ -35,15 +37,26 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
             }
             left.plot(some["observed"], some["predicted"], **look)
             right.plot(some["observed"], some["error"], **look)
+            if role == "extrapolation":
+                ends = np.abs(some[["low", "high"]].to_numpy().T - some["predicted"].to_numpy())
+                bars = {"fmt": "none", "ecolor": colour, "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.6, "zorder": 2}
+                left.errorbar(some["observed"], some["predicted"], yerr=ends, **bars)
+                right.errorbar(some["observed"], some["error"], yerr=ends, **bars)
 
     both = np.concatenate([cells["observed"], cells["predicted"]])
-    pad = 0.04 * (both.max() - both.min()) or 0.1
-    limits = (both.min() - pad, both.max() + pad)
+    span = float(np.ptp(both)) or 0.1
+    tested = cells[cells["role"] == "extrapolation"]
+    # Bars count as far as half the spread of the points: wider ones may leave the panel.
+    low = max(min(both.min(), tested["low"].min()), both.min() - span / 2) if len(tested) else both.min()
+    high = min(max(both.max(), tested["high"].max()), both.max() + span / 2) if len(tested) else both.max()
+    limits = (low - 0.04 * span, high + 0.04 * span)
     left.plot(limits, limits, color="#777777", linewidth=0.9, zorder=1)
     left.set(xlim=limits, ylim=limits)
     right.axhline(0.0, color="#777777", linewidth=0.9, zorder=1)
-    widest = 1.15 * float(cells["error"].abs().max()) or 0.01
-    right.set(ylim=(-widest, widest), xlim=limits)
+    errors = float(cells["error"].abs().max())
+    ends = tested[["low", "high"]].sub(tested["observed"], axis=0).abs().to_numpy()
+    widest = 1.15 * (min(max(errors, ends.max()), 3 * errors) if len(tested) else errors) or 0.01
+    right.set(ylim=(-widest, widest), xlim=(both.min() - 0.04 * span, both.max() + 0.04 * span))
     for axes in (left, right):
         axes.set_box_aspect(1)
         axes.set_xlabel("Measured held-out loss (nats per token)")
@@ -54,7 +67,9 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
     for role in style.ROLE_MARKERS:
         some = cells[cells["role"] == role]
         error = Error.of(some["predicted"].to_numpy(), some["observed"].to_numpy())
-        lines.append(f"{role}: RMSE {error.rmse:.3f} ({error.n} cells)" if error else f"{role}: no cells")
+        if error:
+            r2 = "" if error.r2 is None else f", R² {error.r2:.4f}"
+            lines.append(f"{role}: RMSE {error.rmse:.3f}{r2} ({error.n} cell{'s' if error.n > 1 else ''})")
     figure.suptitle(f"Law: {fit.form} ({fit.status}).  " + ";  ".join(lines), fontsize=9.5)
 
     handles = [
@@ -62,9 +77,9 @@ def draw(runs: Path, law: Path, out_stem: Path) -> None:
         for density, colour in colours.items()
     ]
     handles += [
-        Line2D([], [], color="#444444", markerfacecolor="none", marker=marker, linestyle="", label=f"{role} cells")
+        Line2D([], [], color="#444444", markerfacecolor="none", marker=marker, linestyle="", label=_LABELS[role])
         for role, marker in style.ROLE_MARKERS.items()
         if (cells["role"] == role).any()
     ]
     figure.legend(handles=handles, loc="outside right upper")
-    style.save(figure, out_stem)
+    return figure

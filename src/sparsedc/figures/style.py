@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, axes, reading their inputs, saving.
+"""What all figures share: colours, markers, axes, what lies beyond the fitted runs, reading their inputs, saving.
 
 Colours are the palette of Okabe and Ito, made to be told apart with any colour vision.
 """
@@ -20,8 +20,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError
-from sparsedc.law.select import LAW, Selection
-from sparsedc.runs import read_runs
+from sparsedc.figures.words import density_label
+from sparsedc.law.fit import Fit
+from sparsedc.law.select import LAW
+from sparsedc.law.table import read_table
 
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
 ROLE_MARKERS = {"fit": "o", "extrapolation": "D"}
@@ -57,16 +59,16 @@ def read_finished(path: Path) -> pd.DataFrame:
     Raises:
         InputError: there are none.
     """
-    table = read_runs(path)
-    runs: pd.DataFrame = table[(table["status"] == "ok") & np.isfinite(table["val_loss"])]
+    table = read_table(path)
+    runs: pd.DataFrame = table[table["status"] == "ok"]
     if not len(runs):
         raise InputError("runs table", path, "holds no finished cell", "Finish some cells before drawing figures.")
     return runs
 
 
-def read_selection(law: Path) -> Selection:
-    """The laws in the directory that `fit_laws` wrote."""
-    return Selection.load(law / LAW)
+def read_fit(law: Path) -> Fit:
+    """The chosen law in the directory that `sparsedc law` wrote."""
+    return Fit.load(law / LAW)
 
 
 def density_colours(runs: pd.DataFrame) -> dict[float, str]:
@@ -76,6 +78,12 @@ def density_colours(runs: pd.DataFrame) -> dict[float, str]:
         return dict(zip(densities, PALETTE, strict=False))
     spread = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(densities)))
     return {density: matplotlib.colors.to_hex(rgba) for density, rgba in zip(densities, spread, strict=True)}
+
+
+def shades(name: str, low: float, high: float) -> matplotlib.colors.Colormap:
+    """The part of a colour map that is dark enough for lines on white."""
+    part = plt.get_cmap(name)(np.linspace(low, high, 256))
+    return matplotlib.colors.ListedColormap(part, f"{name} {low:g}-{high:g}")
 
 
 def epoch_axis(axes: Axes, axis: Axis, epochs: np.ndarray) -> None:
@@ -88,6 +96,36 @@ def epoch_axis(axes: Axes, axis: Axis, epochs: np.ndarray) -> None:
     axis.set_major_locator(FixedLocator(kept))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def density_axis(axes: Axes, low: float) -> None:
+    """A log₂ x axis of densities from `low` to 1, with a tick at each halving."""
+    axes.set_xscale("log", base=2)
+    halvings = int(np.floor(-np.log2(low) + 1e-9))
+    axes.xaxis.set_major_locator(FixedLocator([2.0**-k for k in range(halvings, -1, -1)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "1" if value == 1 else density_label(value)))
+    axes.set_xlim(low, 1.04)
+
+
+def plot_solid_inside(axes: Axes, x: np.ndarray, y: np.ndarray, inside: np.ndarray, **look: Any) -> None:
+    """A line that is solid where the fitted runs are and dashed beyond them.
+
+    Args:
+        inside: whether each point is within the fitted runs, (n,).
+    """
+    label = look.pop("label", None)
+    beyond = ~inside
+    beyond[1:] |= ~inside[:-1]  # a segment belongs to its end that is farther out, and no gap opens between the parts
+    beyond[:-1] |= ~inside[1:]
+    axes.plot(x, np.where(beyond, y, np.nan), linestyle=(0, (3, 2)), **look)
+    axes.plot(x, np.where(inside, y, np.nan), linestyle="-", label=label, **look)
+
+
+def notice(axes: Axes, text: str) -> None:
+    """Say in a panel why there is nothing to draw in it."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True)
 
 
 def spread_over(values: list[float], most: int) -> list[float]:

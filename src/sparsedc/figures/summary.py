@@ -10,8 +10,8 @@ import pandas as pd
 from sparsedc.errors import InputError
 from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Status
-from sparsedc.law.select import LAW, Selection
-from sparsedc.law.validate import Error
+from sparsedc.law.select import SELECTION, Selection
+from sparsedc.law.validate import Error, pooled_rmse
 
 _STYLE = (
     "body { font-family: sans-serif; line-height: 1.4; margin: 1em; } "
@@ -25,42 +25,82 @@ _STATUS: dict[Status, str] = {
     "weakly determined": "the runs leave some of its parameters very uncertain",
     "at bound": "some of its parameters ended at the edge of the search and are no estimates",
     "not identifiable": "the runs cannot tell its parameters apart, so neither they nor far predictions hold",
+    "published": "its constants are as its authors published them",
 }
+_LEFT_OUT = {"size": "one size", "density": "one density", "unique_tokens": "one U", "compute": "the most compute"}
 
 
 def summary_table(runs: pd.DataFrame, law_dir: Path) -> str:
     """An HTML page with one table: what was run, which form describes it best, how well it predicts larger models.
 
     Args:
-        runs: a runs table, as `sparsedc.runs.read_runs` reads it.
-        law_dir: where `fit_laws` wrote.
+        runs: a runs table, as `sparsedc.law.table.read_table` reads it.
+        law_dir: where `sparsedc law compare` or `sparsedc law published` wrote.
 
     Raises:
         InputError: the table is empty, or there is no law.
     """
     if not len(runs):
         raise InputError("runs table", "0 cells", "there is nothing to sum up", "Run some cells.")
-    selection = Selection.load(law_dir / LAW)
-    best = selection.best
+    selection = Selection.load(law_dir / SELECTION)
+    about = _published(selection) if selection.best.status == "published" else _fitted(selection)
+    dense_N = (runs["params_active"] / runs["density"]).groupby(runs["size"]).min()
     rows = [
-        ("Verdict", verdict(selection)),
+        ("Verdict", about.pop("Verdict")),
         ("Cells", _cells(runs)),
-        ("Model sizes", ", ".join(runs.sort_values("params_total")["size"].unique())),
+        ("Model sizes", ", ".join(dense_N.sort_values().index)),
         ("Densities", ", ".join(density_label(s) for s in sorted(runs["density"].unique(), reverse=True))),
         ("Unique tokens (U)", ", ".join(count_label(U) for U in sorted(runs["unique_tokens"].unique()))),
         ("Epochs", ", ".join(f"{epochs:.3g}" for epochs in sorted(runs["epochs"].unique()))),
         ("Tokens trained on, all cells", count_label(int(runs["tokens"].sum()))),
         *_lowest(runs),
-        ("Form of the law that fits best", f"{best.form}: {_STATUS[best.status]}"),
-        *([("Why it is not to be trusted further", "; ".join(best.reasons))] if best.reasons else []),
-        ("Typical error on the runs it was fitted to", f"{best.rmse:.3f} nats per token (RMSE)"),
-        ("Typical error on cells it never saw", _extrapolation(selection)),
+        *about.items(),
     ]
     body = "\n".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"/><title>Summary</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<table>\n{body}\n</table>\n</body>\n</html>\n"
     )
+
+
+def _fitted(selection: Selection) -> dict[str, str]:
+    """What a study that fitted its law says of it."""
+    best = selection.best
+    rows = {
+        "Verdict": verdict(selection),
+        "Form of the law that fits best": f"{best.form}: {_STATUS[best.status]}",
+        "Why it is not to be trusted further": "; ".join(best.reasons),
+        "Typical error on the runs it was fitted to": f"{best.rmse:.3f} nats per token (RMSE)",
+        "Typical error on runs that a refit did not see": _left_out(selection),
+        "Spread between seeds": _noise(selection),
+        "Typical error on cells it never saw": _extrapolation(selection),
+    }
+    return {name: text for name, text in rows.items() if text}
+
+
+def _published(selection: Selection) -> dict[str, str]:
+    """What a study of published constants says of them."""
+    fit = selection.best
+    error = selection.extrapolation[fit.form]
+    tested = f"error {error.rmse:.3f} nats per token, R² {error.r2:.4f} on {error.n} runs" if error else "not tested"
+    return {
+        "Verdict": f"Published constants, and nothing was fitted here: {tested}",
+        "Form of the law": f"{fit.form}: {_STATUS[fit.status]}",
+        "What is known of them": "; ".join(fit.reasons),
+    }
+
+
+def _left_out(selection: Selection) -> str:
+    """Errors of the chosen form where it was fitted again without some of the runs."""
+    folded = selection.cross_validation.get(selection.best.form, {})
+    errors = {kind: pooled_rmse(folded.get(kind, ())) for kind in _LEFT_OUT}
+    shown = [f"{error:.3f} without {_LEFT_OUT[kind]}" for kind, error in errors.items() if error is not None]
+    return f"{', '.join(shown)} (nats per token, RMSE)" if shown else ""
+
+
+def _noise(selection: Selection) -> str:
+    noise = selection.noise
+    return f"{noise.sd:.3f} nats per token, over {noise.configurations} configurations" if noise else ""
 
 
 def verdict(selection: Selection) -> str:

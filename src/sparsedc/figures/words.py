@@ -19,3 +19,9 @@ def count_label(count: float) -> str:
         if count >= unit * 0.9995:
             return f"{count / unit:.3g}{symbol}"
     return f"{count:.3g}"
+
+
+def flops_label(flops: float) -> str:
+    """2.8×10²⁰: two digits and a power of ten."""
+    digits, power = f"{flops:.1e}".split("e")
+    return f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
