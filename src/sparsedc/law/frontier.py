@@ -21,7 +21,7 @@ import numpy as np
 from sparsedc.errors import InputError
 from sparsedc.law.compute import Compute
 from sparsedc.law.fit import Fit, Interval
-from sparsedc.law.forms import DataConstrained, Design, Floats, Form, get_form
+from sparsedc.law.forms import DataConstrained, Design, Floats, Form, Unlimited, get_form
 
 #: The most epochs of a search under laws that know repetition: long after the last one is worth anything.
 EPOCHS = 1000.0
@@ -43,11 +43,22 @@ _REACH = 1e4  # how far from the Chinchilla-like optimum sizes are sought, eithe
 
 @dataclass(frozen=True)
 class Limits:
-    """Where allocations are sought."""
+    """Where allocations are sought.
+
+    Raises:
+        InputError: naming the limit that holds nothing.
+    """
 
     densities: tuple[float, float]
     epochs: float = EPOCHS  # at most
     size: float = math.inf  # dense-equivalent, at most
+
+    def __post_init__(self) -> None:
+        if not 0 < self.densities[0] <= self.densities[1] <= 1:
+            raise InputError("density", self.densities, "must be above 0 and at most 1", "1 is dense.")
+        _positive("epochs", self.epochs)
+        if not self.size > 0:
+            raise InputError("max_params", self.size, "must be above 0", "Raise it.")
 
     @classmethod
     def of(
@@ -61,17 +72,12 @@ class Limits:
             density: this density only, even if the fit does not reach it.
             epochs: at most these.
             size: dense-equivalent sizes up to this one.
-
-        Raises:
-            InputError: naming the argument.
         """
         ranges = fit.ranges or {}
-        if density is not None and not 0 < density <= 1:
-            raise InputError("density", density, "must be above 0 and at most 1", "1 is dense.")
         if epochs is None:
             epochs = EPOCHS if knows_repetition(fit) else max(1.0, ranges.get("epochs", (1.0, 1.0))[1])
         densities = (min(1.0, ranges.get("s", (1.0, 1.0))[0]), 1.0) if density is None else (density, density)
-        return cls(densities, _positive("epochs", epochs), math.inf if size is None else _positive("max_params", size))
+        return cls(densities, epochs, math.inf if size is None else size)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ class Saving:
 
 def knows_repetition(fit: Fit) -> bool:
     """Whether a repeated token is worth less than a fresh one in this law."""
-    return isinstance(get_form(fit.form), DataConstrained)
+    form = get_form(fit.form)
+    return isinstance(form, DataConstrained) and (form.penalty or not isinstance(form.stars, Unlimited))
 
 
 def best_allocation(
@@ -261,6 +268,9 @@ class _Search:
         self.compute = compute or Compute()
         self.compute.check(fit.params)
         self.limits = limits or Limits.of(fit)
+        smallest = self.compute.family.sizes(fit.params)[0] if self.compute.family else 0.0
+        if self.limits.size < smallest:
+            raise InputError("max_params", self.limits.size, f"the smallest model has {smallest:.4g}", "Raise it.")
         self.k = 1 + min(draws, len(next(iter(fit.draws.values()))) if fit.draws else 0)
         self.theta = {
             name: np.array([value, *(fit.draws[name][: self.k - 1] if fit.draws else ())])
@@ -326,13 +336,13 @@ class _Search:
         """The lowest loss of all, which compute does not limit; here size and N are what the search ended with."""
 
         def sizes(s: Floats) -> tuple[Floats, Floats]:
-            high = np.minimum(self.U * _REACH**2, self.limits.size * s)
+            high = np.minimum(self.U * _REACH**4, self.limits.size * s)  # as good as infinite
             low = np.minimum(self.U / _REACH, high)
 
             def loss(log_N: Floats) -> Floats:
                 return self.tokens(slice(None), np.exp(log_N), np.full_like(log_N, np.inf), s[..., None])[1]
 
-            return _lowest(loss, np.log(low), np.log(high), _ROUNDS_SIZE)
+            return _lowest(loss, np.log(low), np.log(high), _ROUNDS_SIZE + 1)
 
         s = _density(lambda s: sizes(s)[1], densities, self.k)
         log_N, loss = sizes(s[:, None])
