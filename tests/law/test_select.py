@@ -1,43 +1,59 @@
+"""Choosing a form, and the files that say why."""
+
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import count_params
-from sparsedc.law.fit import fit_law
-from sparsedc.law.forms import FORMS
-from sparsedc.law.select import Selection, comparison, fit_laws, select_law
-from sparsedc.law.validate import Error, baselines
-from sparsedc.runs import read_runs, write_runs
+from sparsedc.law.fit import Fit, fit_law
+from sparsedc.law.published import WHEN_DATA_IS_SCARCE, published_fit
+from sparsedc.law.select import Selection, best_first, comparison, published_study, save_selection, select_law
+from sparsedc.law.simulate import simulate_runs
+from sparsedc.law.table import read_table
+from sparsedc.law.validate import pooled_rmse
+from sparsedc.runs import write_runs
+
+from .conftest import GRID, LAWS
 
 BIGGER = [4_000_000_000]
 
 
-@pytest.fixture
-def study(simulate, tmp_path):
-    """A study on disk, as the workflow has it: runs of Muennighoff's law, three of which diverged."""
-    runs = simulate("muennighoff", noise=0.003, extrapolation_body=BIGGER)
+#: enough runs for every form, and few enough to fit them all in seconds
+FORMS = ("chinchilla", "muennighoff", "power", "sparse")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study on disk, as the workflow has it: runs of Muennighoff's law with two seeds, three of which diverged."""
+    folder = tmp_path_factory.mktemp("study")
+    law = LAWS["muennighoff"]
+    design = GRID | {"densities": [1.0, 0.25], "epochs": [1, 16], "extrapolation_body": BIGGER}
+    runs = simulate_runs("muennighoff", law, noise=0.003, embedding=30_000_000, seeds=2, **design)
     runs.loc[[2, 5, len(runs) - 1], "status"] = "diverged"
-    write_runs(runs, tmp_path / "runs.csv")
+    write_runs(runs, folder / "runs.csv")
+    table = read_table(folder / "runs.csv")
     with pytest.warns(SparsedcWarning, match="diverged"):
-        fit_laws(tmp_path / "runs.csv", tmp_path / "law", ["chinchilla", "muennighoff"], "body", 1e-3)
-    return tmp_path
+        selection = select_law(table, ["chinchilla", "muennighoff"], draws=25, workers=1)
+    save_selection(selection, table, folder / "law")
+    return folder
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_aicc_picks_the_form_that_made_the_runs(form, simulate):
-    selection = select_law(simulate(form, noise=0.004, epochs=[1, 16]))
-    assert selection.best.form == form
-    assert len(selection.fits) == len(FORMS)
+    runs = simulate(form, noise=0.004, epochs=[1, 16])
+    assert best_first([fit_law(runs, other, starts=8) for other in FORMS])[0].form == form
 
 
 def test_a_form_that_is_not_identifiable_is_not_preferred(simulate):
     """Three densities settle the losses of the sparse law but not its parameters."""
-    selection = select_law(simulate("sparse", noise=0.002, densities=[1.0, 0.5, 0.25]))
-    by_form = {fit.form: fit for fit in selection.fits}
-    assert by_form["sparse"].aicc < selection.best.aicc
-    assert selection.best.usable
-    assert selection.fits[-1].form == "sparse"
+    runs = simulate("sparse", noise=0.002, densities=[1.0, 0.5, 0.25])
+    power, sparse = best_first([fit_law(runs, form, starts=8) for form in ("sparse", "power")])
+    assert (power.form, sparse.form) == ("power", "sparse")
+    assert sparse.aicc < power.aicc
+    assert power.usable
 
 
 def test_several_sparse_methods_in_one_fit_are_said_aloud(simulate):
@@ -66,13 +82,13 @@ def test_an_exponent_at_its_bound_is_no_law(simulate):
 
 
 def test_files_agree_with_each_other_and_with_a_fit_done_anew(study):
-    runs = read_runs(study / "runs.csv")
+    runs = read_table(study / "runs.csv")
     finished = runs[runs["status"] == "ok"]
-    selection = Selection.load(study / "law" / "law.json")
+    chosen = Fit.load(study / "law" / "law.json")
     with pytest.warns(SparsedcWarning):
         anew = fit_law(runs, "muennighoff")
-    assert selection.best == anew
-    assert selection.best.n_left_out == 2
+    assert chosen.parameters == anew.parameters
+    assert (chosen.n_left_out, len(chosen.draws["E"])) == (2, 25)
 
     cells = pd.read_csv(study / "law" / "predictions.csv")
     assert cells["cell"].tolist() == finished["cell"].tolist()
@@ -81,73 +97,78 @@ def test_files_agree_with_each_other_and_with_a_fit_done_anew(study):
     expected = anew.predict(N, finished["unique_tokens"], finished["tokens"], finished["density"])
     np.testing.assert_allclose(cells["predicted"], expected, rtol=1e-12)
     np.testing.assert_allclose(cells["observed"], finished["val_loss"], rtol=1e-12)
-    np.testing.assert_allclose(cells["error"], cells["predicted"] - cells["observed"], atol=1e-12)
 
+    selection = Selection.load(study / "law" / "selection.json")
+    assert selection.best.parameters == chosen.parameters
+    assert selection.best.intervals == chosen.intervals
     table = pd.read_csv(study / "law" / "comparison.csv").set_index("name")
-    assert table.index[0] == "muennighoff"
+    assert table.index.tolist() == ["muennighoff", "chinchilla", "mean", "nearest run", "dense law", "seed noise"]
+    assert table["kind"].tolist() == ["form"] * 2 + ["baseline"] * 3 + ["noise"]
     assert table.loc["muennighoff", "delta_aicc"] == 0
     held_out = cells[cells["role"] == "extrapolation"]
     rmse = np.sqrt((held_out["error"] ** 2).mean())
     assert table.loc["muennighoff", "rmse_extrapolation"] == pytest.approx(rmse)
-    assert table.loc["muennighoff", "n_extrapolation"] == len(held_out) == 4
+    assert table.loc["muennighoff", "n_extrapolation"] == len(held_out) == 3
     assert rmse < table.loc["nearest run", "rmse_extrapolation"] < table.loc["mean", "rmse_extrapolation"]
-    assert table.loc["mean", "kind"] == "baseline"
-    assert sorted(path.name for path in (study / "law").iterdir()) == ["comparison.csv", "law.json", "predictions.csv"]
+    for kind, some in selection.cross_validation["muennighoff"].items():
+        assert table.loc["muennighoff", f"cv_{kind}"] == pytest.approx(pooled_rmse(some))
+        noise = table.loc["seed noise", f"cv_{kind}"]
+        assert noise == selection.noise.sd
+        assert noise / 2 < table.loc["muennighoff", f"cv_{kind}"] < table.loc["nearest run", f"cv_{kind}"]
+    written = sorted(path.name for path in (study / "law").iterdir())
+    assert written == ["comparison.csv", "law.json", "predictions.csv", "selection.json"]
 
 
 def test_selection_survives_its_json(study):
-    selection = Selection.load(study / "law" / "law.json")
+    selection = Selection.load(study / "law" / "selection.json")
     selection.save(study / "again.json")
     assert Selection.load(study / "again.json") == selection
+    for change in ({"format": 1}, {"noise": ...}):
+        values = {key: value for key, value in (selection.to_dict() | change).items() if value is not ...}
+        (study / "again.json").write_text(json.dumps(values))
+        with pytest.raises(InputError):
+            Selection.load(study / "again.json")
 
 
-def test_without_extrapolation_cells(simulate, tmp_path):
-    write_runs(simulate("chinchilla", noise=0.003), tmp_path / "runs.csv")
-    fit_laws(tmp_path / "runs.csv", tmp_path / "law", ["chinchilla"], "body", 1e-3)
-    assert set(pd.read_csv(tmp_path / "law" / "predictions.csv")["role"]) == {"fit"}
-    table = pd.read_csv(tmp_path / "law" / "comparison.csv")
+def test_without_extrapolation_cells(simulate):
+    selection = select_law(simulate("chinchilla", noise=0.003, densities=[1.0]), ["chinchilla"], starts=4)
+    table = comparison(selection)
     assert table["rmse_extrapolation"].isna().all()
     assert (table["n_extrapolation"] == 0).all()
-
-
-def nearest_loss(run, fitted):
-    """By hand: squared distances in ln N, ln U, ln D and s, in units of the fitted runs' spread."""
-    distance = 0.0
-    for take in (
-        lambda t: np.log(t["params_active"] - t["params_embedding"] - t["params_head"]),
-        lambda t: np.log(t["unique_tokens"]),
-        lambda t: np.log(t["tokens"]),
-        lambda t: t["density"],
-    ):
-        distance += (take(fitted) - take(run)) ** 2 / np.var(take(fitted))
-    return fitted.loc[distance.idxmin(), "val_loss"]
-
-
-def test_baselines(simulate, laws):
-    runs = simulate("chinchilla", extrapolation_body=BIGGER)
-    fitted, others = runs[runs["role"] == "fit"], runs[runs["role"] == "extrapolation"]
-    known = baselines(fitted, others, "body", 1e-3)
-    assert known["mean"] == pytest.approx(np.full(len(others), fitted["val_loss"].mean()))
-    nearest = [nearest_loss(run, fitted) for _, run in others.iterrows()]
-    np.testing.assert_array_equal(known["nearest run"], nearest)
-    np.testing.assert_allclose(known["dense law"], others["val_loss"], rtol=1e-5)
-    sparse_only = fitted[fitted["density"] < 1]
-    assert set(baselines(sparse_only, others, "body", 1e-3)) == {"mean", "nearest run"}
-    one_size = fitted[fitted["size"] == "1900M"]
-    assert "dense law" not in baselines(one_size, others, "body", 1e-3)
-
-
-def test_error():
-    error = Error.of(np.array([1.0, 2.0]), np.array([1.0, 3.0]))
-    assert error == Error(n=2, rmse=pytest.approx(0.5**0.5), mean_abs=0.5, mean=-0.5)
-    assert Error.of(np.empty(0), np.empty(0)) is None
+    assert selection.noise is None
+    assert "seed noise" not in set(table["name"])
 
 
 def test_nothing_usable_still_gives_a_law_that_says_so(simulate):
-    selection = select_law(simulate("sparse", noise=0.003).iloc[[0, 40, 80]])
+    """And no draws, which would be confident about nothing."""
+    selection = select_law(simulate("sparse", noise=0.003).iloc[[0, 40, 80]], FORMS, starts=2, draws=10)
     assert not selection.best.usable
+    assert selection.best.draws is None
     assert not selection.to_dict()["usable"]
-    assert comparison(selection)["status"].dropna().eq("not identifiable").all()
+    assert comparison(selection).set_index("name").loc[list(FORMS), "status"].eq("not identifiable").all()
+
+
+def test_n_is_counted_as_the_table_allows(simulate):
+    runs = simulate("chinchilla", densities=[1.0], noise=0.003)
+    assert select_law(runs, ["chinchilla"], starts=2).best.params == "body"
+    foreign = runs.drop(columns=["params_embedding", "params_head"])
+    assert select_law(foreign, ["chinchilla"], starts=2).best.params == "active"
+    assert select_law(runs, ["chinchilla"], starts=2, params="active").best.params == "active"
+
+
+def test_the_published_study(tmp_path):
+    selection, runs = published_study()
+    save_selection(selection, runs, tmp_path)
+    assert Fit.load(tmp_path / "law.json") == published_fit()
+    assert selection.best.parameters == WHEN_DATA_IS_SCARCE
+    row = pd.read_csv(tmp_path / "comparison.csv").iloc[0]
+    assert round(row["r2_extrapolation"], 4) == 0.9136
+    assert round(row["rmse_extrapolation"], 5) == 0.02098
+    assert (row["n_extrapolation"], row["status"]) == (11, "published")
+    assert row[["n", "objective", "aicc", "rmse_fit", "cv_size"]].isna().all()
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    again = read_table(tmp_path / "runs.csv")
+    np.testing.assert_array_equal(count_params(again, "paper"), runs["params_active"])
 
 
 @pytest.mark.parametrize(("forms", "field"), [([], "forms"), (["kaplan"], "form")])

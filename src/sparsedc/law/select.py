@@ -115,10 +115,7 @@ def select_law(
     workers: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Selection:
-    """Fit `forms` to the finished fit cells and order them: usable ones by AICc, then the rest.
-
-    A form that the runs cannot identify is never preferred to one that they can, however low its AICc. Where none is
-    usable, the one with the lowest objective leads, and its status says what is missing.
+    """Fit `forms` to the finished fit cells, order them as `best_first` does, and predict with each what it never saw.
 
     Args:
         params: what N counts, see `sparsedc.law.counts`; the table's own default if None.
@@ -149,7 +146,7 @@ def select_law(
                 fitted, form, params=params, likelihood=likelihood, starts=starts, seed=seed, n_left_out=left_out
             )
         )
-    fits.sort(key=lambda fit: (not fit.usable, fit.aicc if fit.usable else fit.objective))
+    fits = best_first(fits)
     masks = folds(fitted, params)
     cross = {}
     for fit in fits:
@@ -168,6 +165,15 @@ def select_law(
         cross | cross_validate_baselines(fitted, masks, params, likelihood),
         seed_noise(both),
     )
+
+
+def best_first(fits: Sequence[Fit]) -> list[Fit]:
+    """Fits to the same runs in order: usable ones by AICc, then the rest.
+
+    A form that the runs cannot identify is never preferred to one that they can, however low its AICc. Where none is
+    usable, the one with the lowest objective leads, and its status says what is missing.
+    """
+    return sorted(fits, key=lambda fit: (not fit.usable, fit.aicc if fit.usable else fit.objective))
 
 
 def _mixtures(runs: pd.DataFrame) -> list[str]:
