@@ -164,7 +164,6 @@ def test_text_and_json_say_the_same():
         ("max_params", {"max_params": 10}),
         ("max_params", {"max_params": float("nan")}),
         ("law", {"fit": replace(published_fit(), status="not identifiable", reasons=("one size only",))}),
-        ("family", {"fit": replace(published_fit(), params="active")}),
     ],
 )
 def test_bad_input_is_named(field, arguments):

@@ -139,7 +139,7 @@ def make_plan(
 
     Raises:
         InputError: a budget that is not above 0 or buys no model, a limit far below every fitted size, a law that
-            its runs do not identify, or one whose N needs a family.
+            its runs do not identify.
     """
     if not fit.usable:
         raise InputError(
@@ -171,7 +171,7 @@ def make_plan(
         max_params=max_params,
         accounting=_accounting(compute),
         law=f"{fit.form}, {fit.status}",
-        counting=_COUNTS[fit.params] + ("" if family else "; FLOPs count no others, and no vocabulary is assumed"),
+        counting=_COUNTS[fit.params] + ("" if family else "; FLOPs count no others, and each is taken for maskable"),
         recommended=recommended,
         dense=dense,
         one_epoch=one_epoch,

@@ -85,8 +85,6 @@ def test_six_nd_of_all_active_parameters_keeps_embedding_and_head():
     assert compute.per_token(size, s, "active") == pytest.approx(6 * active)
 
 
-@pytest.mark.parametrize(("compute", "params"), [(Compute(exact=True), "body"), (Compute(), "active")])
-def test_what_needs_a_family_says_so(compute, params):
+def test_exact_flops_need_a_family():
     with pytest.raises(InputError, match="family"):
-        compute.check(params)
-    Compute(compute.zeros_free, compute.exact, FAMILY).check(params)
+        Compute(exact=True)

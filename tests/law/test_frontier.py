@@ -278,7 +278,6 @@ def test_an_interval_is_open_where_draws_do_not_reach_the_loss():
         ("density", lambda fit: Limits((0.5, 1.5))),
         ("epochs", lambda fit: Limits.of(fit, epochs=0)),
         ("max_params", lambda fit: Limits.of(fit, size=-1)),
-        ("family", lambda fit: best_allocation(replace(fit, params="active"), 1e9, 1e20)),
         (
             "max_params",
             lambda fit: best_allocation(

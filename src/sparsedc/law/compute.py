@@ -85,23 +85,20 @@ class Compute:
             like other weights, as today's hardware does.
         exact: count the FLOPs of `family`, head and attention among them, as `sparsedc.model.training_flops` does.
             By default a token costs 6 N: N as the law counts it, or the dense-equivalent size where zeros cost.
-        family: the models meant; needed for exact FLOPs, and for laws whose N counts embedding and head. Without one
-            every counted parameter is taken for maskable, N = size × density.
+        family: the models meant; needed for exact FLOPs. Without one every counted parameter is taken for maskable,
+            N = size × density, which for N that counts embedding and head is rough below density 1.
+
+    Raises:
+        InputError: exact FLOPs of no family.
     """
 
     zeros_free: bool = False
     exact: bool = False
     family: Family | None = None
 
-    def check(self, params: str) -> None:
-        """Refuse what needs a family and has none.
-
-        Raises:
-            InputError: naming the field.
-        """
-        if self.family is None and (self.exact or params == "active"):
-            why = "exact FLOPs depend" if self.exact else f"N counted as {params!r} depends"
-            raise InputError("family", None, f"{why} on vocabulary and shapes", "Give a Family, or fit under `body`.")
+    def __post_init__(self) -> None:
+        if self.exact and self.family is None:
+            raise InputError("family", None, "exact FLOPs depend on vocabulary and shapes", "Give a Family.")
 
     def active(self, size: Floats, s: Floats, params: str = DEFAULT_CONVENTION) -> Floats:
         """N of models of these sizes at density s, as `params` counts it."""

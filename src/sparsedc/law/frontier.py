@@ -266,7 +266,6 @@ class _Search:
         self.params = fit.params
         self.U = _positive("unique_tokens", unique_tokens)
         self.compute = compute or Compute()
-        self.compute.check(fit.params)
         self.limits = limits or Limits.of(fit)
         smallest = self.compute.family.sizes(fit.params)[0] if self.compute.family else 0.0
         if self.limits.size < smallest:
