@@ -262,3 +262,18 @@ def test_public_names_of_the_law() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "[] [] False\n"
+
+
+def test_three_runs_give_no_confident_number(sparsedc: Sparsedc, tmp_path: Path) -> None:
+    lines = (DATA / "gemstones_hot.csv").read_text().splitlines()[:4]
+    (tmp_path / "few.csv").write_text("\n".join(lines))
+    out, err = sparsedc(
+        "law", "fit", tmp_path / "few.csv", "--form", "chinchilla", "--columns", GEMSTONES, "--starts", 4,
+        "--bootstrap", 10, "--profile", "alpha", "--out", tmp_path / "f.json",
+    )  # fmt: skip
+    fit = written(tmp_path / "f.json")
+    assert (fit["status"], fit["intervals"], fit["profiles"]) == ("not identifiable", None, None)
+    assert "3 runs cannot determine 5 parameters" in out
+    assert "no value is an estimate" in out
+    assert "no bootstrap" in err
+    assert "no profiles" in err

@@ -226,6 +226,7 @@ def fit(
 ) -> None:
     """Fit one form of the law to a table of runs, ours or any CSV."""
     from dataclasses import replace
+    from math import isinf
 
     from sparsedc.law.bootstrap import bootstrap as resample
     from sparsedc.law.fit import finished, fit_finished
@@ -248,15 +249,19 @@ def fit(
         fixed=fixed,
         n_left_out=int((runs["role"] == "fit").sum()) - len(kept),
     )
+    profiles = {}
+    quantities = [quantity.strip() for quantity in profile.split(",")] if profile else []
+    if quantities and isinf(law.aicc):
+        _tell("no profiles: too few runs for the law's parameters")
+        quantities = []
+    for quantity in quantities:  # before the bootstrap, which no misspelling should waste
+        _tell(f"profiling {quantity}")
+        profiles[quantity] = profile_of(kept, law, quantity).to_dict()
     if bootstrap and law.status == "not identifiable":
         _tell("no bootstrap: the runs do not identify the law")
     elif bootstrap:
         _tell(f"refitting to {bootstrap} resamplings")
         law = resample(kept, law, n=bootstrap, seed=seed)
-    profiles = {}
-    for quantity in profile.split(",") if profile else ():
-        _tell(f"profiling {quantity}")
-        profiles[quantity.strip()] = profile_of(kept, law, quantity.strip()).to_dict()
     law = replace(law, profiles=profiles or None)
     if out:
         law.save(out)
@@ -424,7 +429,7 @@ def summary(
 
 def _tell(what: str) -> None:
     """Say what takes a while; what a command answers is on the other stream."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
+    print(what, file=sys.stderr, flush=True)
 
 
 def _load(config: Path) -> "Study":

@@ -18,6 +18,9 @@ def render_fit(fit: Fit) -> str:
             f", RMSE {fit.rmse:.4g} nats per token, AICc {fit.aicc:.2f}"
         )
         lines.append(f"{fit.share_at_best:.0%} of {fit.starts} starts reached the best objective")
+    known = fit.status != "not identifiable"
+    if not known:
+        lines.append("one of many optima that the runs cannot tell apart; no value is an estimate:")
     for name, value in fit.parameters.items():
         line = f"  {name:<18} {value:< 12.6g}"
         if name in fit.fixed:
@@ -27,9 +30,9 @@ def render_fit(fit: Fit) -> str:
         if fit.intervals is not None and name in fit.intervals:
             line += f" {_interval(*fit.intervals[name], fit.level or 0.95)}"
         lines.append(line.rstrip())
-    for rival in fit.rivals:
+    for rival in fit.rivals if known else ():
         values = ", ".join(f"{name} {rival['parameters'][name]:.4g}" for name in _moved(fit, rival["parameters"]))
-        lines.append(f"as good within 1 %: objective {rival['objective']:.8g} at {values}")
+        lines.append(f"not ruled out either: objective {rival['objective']:.8g} at {values}")
     for quantity, profile in (fit.profiles or {}).items():
         low, high = profile["low"], profile["high"]
         line = f"profile of {quantity}: {profile['best']:.4g}, {_interval(low, high, profile['level'])}"
