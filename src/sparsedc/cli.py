@@ -233,12 +233,14 @@ def fit(
     from sparsedc.law.options import parse_columns, parse_likelihood, parse_values
     from sparsedc.law.profile import profile as profile_of
     from sparsedc.law.render import render_fit
+    from sparsedc.law.select import warn_of_mixtures
     from sparsedc.law.table import default_convention, read_table
 
     how = parse_likelihood(likelihood, delta, residuals)
     fixed = parse_values(fix) if fix else None
     runs = read_table(table, parse_columns(columns) if columns else None)
     kept = finished(runs, "fit")
+    warn_of_mixtures(kept)
     law = fit_finished(
         kept,
         form,

@@ -134,8 +134,7 @@ def select_law(
     params = params or default_convention(runs)
     fitted, held_out = finished(runs, "fit"), finished(runs, "extrapolation")
     both = pd.concat([fitted, held_out])
-    if mixed := _mixtures(both):
-        warnings.warn(f"cells fitted as one differ in {'; '.join(mixed)}", SparsedcWarning, stacklevel=2)
+    warn_of_mixtures(both)
     left_out = int((runs["role"] == "fit").sum()) - len(fitted)
 
     fits = []
@@ -176,8 +175,8 @@ def best_first(fits: Sequence[Fit]) -> list[Fit]:
     return sorted(fits, key=lambda fit: (not fit.usable, fit.aicc if fit.usable else fit.objective))
 
 
-def _mixtures(runs: pd.DataFrame) -> list[str]:
-    """What differs between runs though the law, which knows N, U, D and s alone, takes them for comparable."""
+def warn_of_mixtures(runs: pd.DataFrame) -> None:
+    """Say what differs between runs though the law, which knows N, U, D and s alone, takes them for comparable."""
     found = []
     for column in ("held_out", "method"):
         values = sorted(set(runs[column].dropna()) - {"dense"}) if column in runs else []
@@ -191,7 +190,9 @@ def _mixtures(runs: pd.DataFrame) -> list[str]:
             if len(distinct) > 1:
                 shown = ", ".join(str(value) for value in distinct)
                 found.append(f"{column} at size {size}, density {density:g} ({shown})")
-    return found[:5] + ([f"and {len(found) - 5} more"] if len(found) > 5 else [])
+    more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+    if found:
+        warnings.warn(f"cells fitted as one differ in {'; '.join(found[:5] + more)}", SparsedcWarning, stacklevel=3)
 
 
 def comparison(selection: Selection) -> pd.DataFrame:

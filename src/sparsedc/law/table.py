@@ -36,7 +36,7 @@ KNOWN = (
 Floats = npt.NDArray[np.float64]
 
 
-def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read a runs table of whatever origin, one row a run.
 
     Args:
@@ -52,7 +52,7 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
         InputError: naming file, line, column and value: no such file or column, a number that is none or is out of its
             range, a finished run without a loss, a row or a cell that stands there twice, no row at all.
     """
-    file = _File.read(path, columns or {})
+    file = _File.read(Path(path), columns or {})
     n = len(file.rows)
     status = file.choice("status", STATUSES, "ok")
     density = file.numbers("density", most=1.0) if file.has("density") else np.ones(n)
