@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsedc.figures import scope, style
+from sparsedc.figures.words import law_label
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import DataConstrained, Floats, Frantar, get_form
+from sparsedc.law.forms import DataConstrained, Floats, Frantar, Unlimited, get_form
 
 _PANELS = (
     ("f(s)", "Density factor $f(s)$"),
@@ -61,7 +62,7 @@ def functions(form: str, theta: Mapping[str, Any], s: Floats) -> dict[str, Float
     found: dict[str, Any] = {}
     if isinstance(law, (DataConstrained, Frantar)):
         found["f(s)"] = law.factor(theta, s)
-    if isinstance(law, DataConstrained):
+    if isinstance(law, DataConstrained) and not isinstance(law.stars, Unlimited):
         found["R_N*(s)"], found["R_D*(s)"] = law.stars(theta, s)
     rows = np.broadcast_shapes(s.shape, *(np.shape(value) for value in theta.values()))
     return {name: np.broadcast_to(np.asarray(value, dtype=np.float64), rows) for name, value in found.items()}
@@ -84,10 +85,10 @@ def _limit(axes: Axes, values: Floats, spread: Floats | None, name: str) -> None
 
 
 def _title(fit: Fit, band: bool) -> str:
-    parts = [f"Law: {fit.form} ({fit.status}). Dots: densities of the study; dashes: beyond the fitted ones"]
+    parts = [f"{law_label(fit)}. Dots: densities of the study; dashes: beyond the fitted ones"]
     if band and fit.draws:
         count = len(next(iter(fit.draws.values())))
-        parts.append(f"Band: {fit.level or 0.95:.0%} of {count} bootstrap refits")
+        parts.append(f"Band: {100 * (fit.level or 0.95):.0f} % of {count} bootstrap refits")
     if fit.rivals:
         parts.append("dotted: other optima that fit nearly as well")
     return ". ".join(parts[:1]) + ("\n" + "; ".join(parts[1:]) if len(parts) > 1 else "")

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import count_label, density_label
+from sparsedc.figures.words import count_label, density_label, law_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.counts import count_params
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import Floats
-from sparsedc.law.frontier import Allocation, Limits, best_allocation, loss_optimal
+from sparsedc.law.frontier import Allocation, Limits, best_allocation, knows_repetition, loss_optimal
 
 MOST_DENSITIES = 4
 CURVES = 7
@@ -71,13 +71,20 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     figure.colorbar(
         ScalarMappable(norm, COLOURS), ax=list(panels.flat), label="Training compute 6ND (FLOPs)", fraction=0.04
     )
-    figure.suptitle(
-        f"U = {count_label(U)} unique tokens. Law: {fit.form} ({fit.status}), dashed beyond the fitted runs. "
-        "Dots: the best use of each compute.\n"
-        "Grey line: the lowest loss that any compute buys at that density. Star: the cheapest run within 0.01 nats",
-        fontsize=9.5,
-    )
+    figure.suptitle(_title(fit, U), fontsize=9.5)
     return figure
+
+
+def _title(fit: Fit, U: float) -> str:
+    title = f"U = {count_label(U)} unique tokens. {law_label(fit)}, dashed beyond the fitted runs. "
+    title += "Dots: the best use of each compute"
+    title += f", with {100 * (fit.level or 0.95):.0f} % of the law's refits.\n" if fit.draws else ".\n"
+    if knows_repetition(fit):
+        return (
+            f"{title}Grey line: the lowest loss that any compute buys at that density. "
+            "Star: the cheapest run within 0.01 nats of it"
+        )
+    return f"{title}This form takes repeated tokens for fresh ones: dots go no further than the epochs that were run"
 
 
 def isoflop_curves(fit: Fit, U: float, s: float, flops: Floats, compute: Compute) -> list[Curve]:
@@ -98,7 +105,7 @@ def _panel(axes: Axes, fit: Fit, U: float, s: float, curves: list[Curve], norm: 
         inside = scope.within(fit, curve.N, U, U * curve.epochs, s)
         colour = COLOURS(norm(curve.flops))
         style.plot_solid_inside(axes, curve.epochs, curve.loss, inside, color=colour, linewidth=1.2)
-        axes.plot(curve.best.epochs, curve.best.loss, "o", color=colour, markersize=5, markeredgecolor="white")
+        style.best_point(axes, fit, U, curve.best, curve.best.epochs, colour)
     try:
         near = loss_optimal(fit, U, Compute(zeros_free=True), Limits.of(fit, density=s), draws=0)
     except InputError:  # this law knows no lowest loss

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import count_label, density_label
+from sparsedc.figures.words import count_label, density_label, law_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.counts import count_params
 from sparsedc.law.fit import Fit
@@ -108,7 +108,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         _label(axes, lines, np.vstack([means[["N", "epochs"]].to_numpy(), _drawn(best, N_range, epoch_range)]))
     figure.colorbar(filled, ax=list(panels.flat), label="Held-out loss (nats per token)", fraction=0.05)
     panels[0, 0].set_ylabel("Epochs over the unique tokens")
-    figure.suptitle(f"U = {count_label(U)} unique tokens. Law: {fit.form} ({fit.status})", fontsize=9.5)
+    figure.suptitle(f"U = {count_label(U)} unique tokens. {law_label(fit)}", fontsize=9.5)
     figure.legend(handles=_handles(table, frontiers), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 
@@ -197,8 +197,10 @@ def _optimum(best: Frontier) -> str:
 
 
 def _handles(table: pd.DataFrame, frontiers: list[Frontier]) -> list[Line2D]:
-    handles = [Line2D([], [], color="black", linewidth=1.7, label="best size and epochs for each compute")]
-    if any(best.fresh_size is not None for best in frontiers):
+    fresh = all(best.fresh_size is None for best in frontiers)  # then the law would go on with epochs for ever
+    label = f"best size and epochs{' (no more than were run)' if fresh else ''} for each compute"
+    handles = [Line2D([], [], color="black", linewidth=1.7, label=label)]
+    if not fresh:
         label = "the same if every token were fresh (dot: one epoch)"
         handles.append(Line2D([], [], color="black", linestyle=":", linewidth=1.1, marker="o", label=label))
     if any(best.near for best in frontiers):

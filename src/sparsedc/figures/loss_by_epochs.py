@@ -72,8 +72,11 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         for part, whole, what in ((chosen, sizes, "sizes"), (shown, budgets, "budgets"))
         if len(part) < len(whole)
     ]
-    title = "Points: measured" + ("\n" if len(shown) < 3 else ". ")
-    title += f"Lines: the law ({fit.form}, {fit.status}), dashed beyond measured epochs"
+    title = "Points: measured." + ("\n" if len(shown) < 3 else " ")
+    title += f"Lines: the law ({fit.form}, {fit.status})," + ("\n" if len(shown) < 3 else " ")
+    title += "dashed beyond measured epochs"
+    if fit.draws:
+        title += f"; bands: {100 * (fit.level or 0.95):.0f} % of its refits"
     if omitted:
         title += f"\nShown: {' and '.join(omitted)}"
     figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
@@ -121,3 +124,6 @@ def _panel(
             for some, dashes in parts:
                 line = fit.predict(at.N, at.U, at.U * some, at.s)
                 axes.plot(some, line, dashes, color=colour, linewidth=1.1, alpha=0.75)
+                if fit.draws:
+                    low, high = fit.law_interval(at.N, at.U, at.U * some, at.s, fit.level or 0.95).T
+                    axes.fill_between(some, low, high, color=colour, alpha=0.13, linewidth=0)

@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.interpolate import PchipInterpolator
 
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import count_label, flops_label
+from sparsedc.figures.words import count_label, flops_label, law_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import Floats
 from sparsedc.law.frontier import (
+    Allocation,
     Limits,
     LowestLoss,
     Saving,
@@ -29,10 +31,12 @@ from sparsedc.law.frontier import (
 )
 
 CURVES = 6
-DENSITIES = 49
-DRAWS = 50  # that give the intervals of the saving
+DENSITIES = 33
+DRAWS = 40  # that give the intervals of the saving
 #: dense compute of which the saving is shown, in multiples of what the dense optimum takes
-SAVINGS = np.geomspace(1e-2, 10.0, 10)
+SAVINGS = np.geomspace(1e-2, 10.0, 25)
+#: and how far below it the cheapest models are sought
+LESS = 1e-3
 ACTIVE = Compute(zeros_free=True)
 COLOURS = style.shades("viridis_r", 0.08, 1.0)
 OPEN = 1e6  # where a bar ends that has no upper end
@@ -46,6 +50,7 @@ class Curve:
     flops: float
     s: Floats  # (n,)
     loss: Floats  # nats per token, (n,)
+    best: Allocation  # at the best density of all
     inside: npt.NDArray[np.bool_]  # whether the best allocation lies in the fitted ranges, (n,)
 
 
@@ -65,24 +70,26 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     most = 2.0
     for (above, below), U in zip(panels.T, unique, strict=True):
         flops = None if scope.dense_optimum(fit, U) else float(scope.compute_budgets(fit, U, 2)[1])
-        savings = {compute: saving(fit, U, compute, flops, DRAWS) for compute in scope.ACCOUNTINGS}
+        savings = {each: saving(fit, U, each, flops, DRAWS if each == ACTIVE else 0) for each in scope.ACCOUNTINGS}
         _loss_panel(above, fit, U, savings[ACTIVE])
         most = max(most, _saving_panel(below, fit, U, savings))
         above.set_title(f"U = {count_label(U)} unique tokens" + _beyond(fit, U))
     for below in panels[1]:
-        below.set_ylim(0.9, 1.4 * min(most, 64.0))
+        below.set_ylim(0.9, 1.4 * min(most, 512.0))
     panels[0, 0].set_ylabel("Held-out loss (nats per token)")
     panels[1, 0].set_ylabel("Compute saved at equal loss,\ndense / cheapest")
     figure.legend(handles=_handles(fit), loc="outside lower center", ncols=2, fontsize=8.5)
-    figure.suptitle(f"Law: {fit.form} ({fit.status}). Compute is 6ND; above, zeros cost nothing", fontsize=9.5)
+    bars = f". Bars: {100 * (fit.level or 0.95):.0f} % of the law's refits" if fit.draws else ""
+    figure.suptitle(f"{law_label(fit)}. Compute is 6ND; above, zeros cost nothing{bars}", fontsize=9.5)
     return figure
 
 
 def loss_by_density(fit: Fit, U: float, flops: float, s: Floats) -> Curve:
     """The lowest loss that `flops` of active compute buy at each density."""
-    best = [best_allocation(fit, U, flops, ACTIVE, Limits.of(fit, density=density), draws=0) for density in s]
-    N, D, loss = (np.array([getattr(each, name) for each in best]) for name in ("N", "tokens", "loss"))
-    return Curve(flops, s, loss, scope.within(fit, N, U, D, s))
+    each = [best_allocation(fit, U, flops, ACTIVE, Limits.of(fit, density=density), draws=0) for density in s]
+    N, D, loss = (np.array([getattr(one, name) for one in each]) for name in ("N", "tokens", "loss"))
+    best = best_allocation(fit, U, flops, ACTIVE, draws=0)
+    return Curve(flops, s, loss, best, scope.within(fit, N, U, D, s))
 
 
 def saving(fit: Fit, U: float, compute: Compute, flops: float | None = None, draws: int = 0) -> Saving | None:
@@ -97,10 +104,21 @@ def saving(fit: Fit, U: float, compute: Compute, flops: float | None = None, dra
         return None
 
 
+def factors(fit: Fit, U: float, compute: Compute, flops: Floats) -> Floats:
+    """What `saving` would give at each dense compute, (n,), read off two frontiers: NaN beyond their ends."""
+    limits = Limits.of(fit, density=1.0)
+    dense = np.array([best_allocation(fit, U, C, compute, limits, draws=0).loss for C in flops])
+    less = np.geomspace(LESS * flops[0], flops[-1], 40)
+    free = np.array([best_allocation(fit, U, C, compute, draws=0).loss for C in less])
+    falls = np.append(True, np.diff(np.minimum.accumulate(free)) < -1e-7)
+    cheapest = PchipInterpolator(-free[falls], np.log(less[falls]), extrapolate=False)(-dense)
+    return np.asarray(flops / np.exp(cheapest))
+
+
 def ultimate(fit: Fit, U: float, s: float | None = None) -> LowestLoss | None:
     """The lowest loss that any compute buys, at density s or at the best one; None where loss falls for ever."""
     try:
-        return lowest_loss(fit, U, Limits.of(fit, density=s), draws=0)
+        return lowest_loss(fit, U, Limits.of(fit, density=s), draws=DRAWS if s is None else 0)
     except InputError:
         return None
 
@@ -112,12 +130,14 @@ def _loss_panel(axes: Axes, fit: Fit, U: float, saved: Saving | None) -> None:
     for index, curve in enumerate(curves):
         colour = COLOURS(index / (CURVES - 1))
         style.plot_solid_inside(axes, s, curve.loss, curve.inside, color=colour, linewidth=1.2)
-        best = int(curve.loss.argmin())
-        axes.plot(s[best], curve.loss[best], "o", color=colour, markersize=4.5, markeredgecolor="white")
+        style.best_point(axes, fit, U, curve.best, curve.best.density, colour)
     limit = ultimate(fit, U)
     if limit:
         floor = [ultimate(fit, U, density) for density in s]
         axes.plot(s, [each.loss if each else np.nan for each in floor], color="black", linewidth=1.6)
+        if limit.intervals:
+            ends = [np.nan if end is None else end for end in limit.intervals["density"]]
+            axes.plot(ends, [limit.loss] * 2, color=LOWEST, linewidth=2.2)
         axes.plot(limit.density, limit.loss, "*", color=LOWEST, markersize=14, markeredgecolor="black", zorder=5)
     if saved:
         axes.plot([saved.cheapest.density, 1.0], [saved.loss] * 2, color=EQUAL, linewidth=1.0, zorder=3)
@@ -172,9 +192,10 @@ def _saving_panel(axes: Axes, fit: Fit, U: float, savings: dict[Compute, Saving 
     for (compute, saved), colour, dash in zip(savings.items(), (EQUAL, DENSE), ("-", (0, (5, 1.5))), strict=True):
         if saved is None:
             continue
-        along = [each for share in SAVINGS if (each := saving(fit, U, compute, share * saved.dense.flops))]
-        axes.plot([each.dense.flops for each in along], [each.factor for each in along], color=colour, linestyle=dash)
-        most = max(most, *(each.factor for each in along))
+        flops = SAVINGS * saved.dense.flops
+        along = factors(fit, U, compute, flops)
+        axes.plot(flops, along, color=colour, linestyle=dash)
+        most = max(most, float(np.nanmax(along, initial=saved.factor)))
         at, factor = saved.dense.flops, saved.factor
         if saved.interval:
             low, high = saved.interval

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
-from sparsedc.figures.words import density_label
+from sparsedc.figures.words import density_label, law_label
 from sparsedc.law.fit import Fit
 from sparsedc.law.validate import Error, predictions
 
@@ -70,7 +70,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         if error:
             r2 = "" if error.r2 is None else f", R² {error.r2:.4f}"
             lines.append(f"{role}: RMSE {error.rmse:.3f}{r2} ({error.n} cell{'s' if error.n > 1 else ''})")
-    figure.suptitle(f"Law: {fit.form} ({fit.status}).  " + ";  ".join(lines), fontsize=9.5)
+    figure.suptitle(f"{law_label(fit)}\n" + ";  ".join(lines), fontsize=9.5)
 
     handles = [
         Line2D([], [], color=colour, marker="o", linestyle="", label=f"density {density_label(density)}")

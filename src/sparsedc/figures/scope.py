@@ -10,7 +10,7 @@ from sparsedc.errors import InputError
 from sparsedc.figures import style
 from sparsedc.law.compute import Compute
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import DataConstrained, Factor, Floats, Frantar, Stars, get_form
+from sparsedc.law.forms import DataConstrained, Factor, Floats, Frantar, QuadraticStars, StepStars, get_form
 from sparsedc.law.frontier import Allocation, Limits, knows_repetition, loss_optimal
 
 MOST_BUDGETS = 3
@@ -21,8 +21,10 @@ ACCOUNTINGS = {
     Compute(zeros_free=True): "active: zeros cost nothing",
     Compute(zeros_free=False): "dense-equivalent: zeros are multiplied",
 }
-#: how far beyond the compute of the fitted runs figures look, and how many decades down from there
-BEYOND, DECADES = 100.0, 3.0
+#: how far beyond the compute of the fitted runs figures look, for laws that know a dense optimum and for others
+BEYOND, BEYOND_WITHOUT = 100.0, 3.0
+#: and how many decades down from there
+DECADES = 3.0
 
 
 def budgets(runs: pd.DataFrame, asked: Sequence[float]) -> list[float]:
@@ -51,7 +53,7 @@ def knows_density(fit: Fit) -> bool:
     """Whether two runs of equal N but different densities may differ in loss under this law."""
     form = get_form(fit.form)
     if isinstance(form, DataConstrained):
-        return type(form.factor) is not Factor or type(form.stars) is not Stars
+        return type(form.factor) is not Factor or isinstance(form.stars, (StepStars, QuadraticStars))
     return isinstance(form, Frantar)
 
 
@@ -67,13 +69,16 @@ def dense_optimum(fit: Fit, U: float) -> Allocation | None:
 
 
 def compute_budgets(fit: Fit, U: float, n: int) -> Floats:
-    """Training compute, 6 N D, in equal ratios, (n,): up to three times what the dense optimum takes, but not to more
-    than a hundred times what the fitted runs took, or would have taken for models and data in proportion to U."""
+    """Training compute, 6 N D, in equal ratios, (n,).
+
+    It goes up to three times what the dense optimum takes, but not beyond `BEYOND` times what the largest fitted runs
+    took, or would have taken with models and data in proportion to U.
+    """
     optimum = dense_optimum(fit, U)
     highest = 3 * optimum.flops if optimum else np.inf
     if fit.ranges:
         most = 6 * fit.ranges["N"][1] * fit.ranges["D"][1] * max(1.0, U / fit.ranges["U"][1]) ** 2
-        highest = min(highest, BEYOND * most)
+        highest = min(highest, (BEYOND if optimum else BEYOND_WITHOUT) * most)
     elif not optimum:
         highest = 6 * U**2 * BEYOND
     return np.geomspace(highest / 10**DECADES, highest, n)

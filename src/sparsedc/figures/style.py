@@ -22,6 +22,7 @@ from sparsedc.atomic import whole
 from sparsedc.errors import InputError
 from sparsedc.figures.words import density_label
 from sparsedc.law.fit import Fit
+from sparsedc.law.frontier import Allocation
 from sparsedc.law.select import LAW
 from sparsedc.law.table import read_table
 
@@ -120,6 +121,14 @@ def plot_solid_inside(axes: Axes, x: np.ndarray, y: np.ndarray, inside: np.ndarr
     beyond[:-1] |= ~inside[1:]
     axes.plot(x, np.where(beyond, y, np.nan), linestyle=(0, (3, 2)), **look)
     axes.plot(x, np.where(inside, y, np.nan), linestyle="-", label=label, **look)
+
+
+def best_point(axes: Axes, fit: Fit, U: float, best: Allocation, x: float, colour: Any) -> None:
+    """A dot at an optimum's loss, with where the law is there according to its bootstrap, if there is one."""
+    if fit.draws:
+        low, high = fit.law_interval(best.N, U, best.tokens, best.density, fit.level or 0.95)[0]
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.0)
+    axes.plot(x, best.loss, "o", color=colour, markersize=5, markeredgecolor="white")
 
 
 def notice(axes: Axes, text: str) -> None:

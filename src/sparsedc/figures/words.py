@@ -1,6 +1,15 @@
-"""How figures and tables write densities and large counts."""
+"""How figures and tables write laws, densities and large counts."""
 
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparsedc.law.fit import Fit
+
+
+def law_label(fit: "Fit") -> str:
+    """The form and what is known of the fit."""
+    return f"Law: {fit.form} ({fit.status}{'' if fit.usable else ': these numbers are not to be used'})"
 
 
 def density_label(density: float) -> str:
