@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sparsedc.errors import InputError
-from sparsedc.law.fit import Fit, Interval, design_of, likelihood_of, observed_losses
+from sparsedc.law.fit import APART, Fit, Interval, design_of, likelihood_of, observed_losses
 from sparsedc.law.forms import Floats, get_form
 from sparsedc.law.problem import Problem
 
@@ -29,7 +29,8 @@ def bootstrap(
 ) -> Fit:
     """The fit with `n` draws of its parameters and their percentile intervals.
 
-    An interval is open where its end is the bound of the search: the runs do not limit the parameter there.
+    An interval is open where its end is the bound of the search: the runs do not limit the parameter there. Of a
+    parameter in which rivals of the optimum differ, it spans the percentiles of each.
 
     Args:
         runs: those that were fitted, after `sparsedc.law.fit.finished`.
@@ -70,20 +71,23 @@ def bootstrap(
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             found = list(pool.map(_refit, tasks))
-    x = np.concatenate(found)
-    theta = problem.theta(x.T)
-    draws = {name: np.broadcast_to(np.asarray(values, dtype=np.float64), n) for name, values in theta.items()}
-    free = {parameter.name: i for i, parameter in enumerate(problem.free)}
-    margin = 1e-3 * (problem.high - problem.low)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals: dict[str, Interval] = {}
-    for name, i in free.items():
-        low, high = np.quantile(x[:, i], tails)
-        ends = np.quantile(draws[name], tails)
-        intervals[name] = (
-            None if low < problem.low[i] + margin[i] else float(ends[0]),
-            None if high > problem.high[i] - margin[i] else float(ends[1]),
+    objectives, optima = (np.concatenate(part) for part in zip(*found, strict=True))  # (n, starts), (n, starts, p)
+    best = objectives.argmin(axis=1)
+    theta = {
+        name: np.broadcast_to(np.asarray(values, dtype=np.float64), objectives.shape)
+        for name, values in problem.theta(np.moveaxis(optima, -1, 0)).items()
+    }
+    draws = {name: values[np.arange(n), best] for name, values in theta.items()}
+    intervals = {
+        parameter.name: _interval(
+            theta[parameter.name] if _apart(starts, i) else draws[parameter.name][:, None],
+            (optima[:, :, i] if _apart(starts, i) else optima[np.arange(n), best, i][:, None]),
+            problem.low[i],
+            problem.high[i],
+            level,
         )
+        for i, parameter in enumerate(problem.free)
+    }
     return replace(
         fit,
         level=level,
@@ -92,16 +96,39 @@ def bootstrap(
     )
 
 
-def _refit(task: tuple[Problem, npt.NDArray[np.intp], list[Floats], npt.NDArray[np.object_]]) -> Floats:
-    """Search coordinates of the best optimum of each resampling, (len(seeds), p)."""
+def _apart(starts: list[Floats], i: int) -> bool:
+    """Whether the optimum and its rivals differ in coordinate i."""
+    return max(abs(float(start[i] - starts[0][i])) for start in starts) > APART
+
+
+def _interval(values: Floats, coordinates: Floats, low: float, high: float, level: float) -> Interval:
+    """Percentiles of the draws, (n, basins), from the lowest of any basin to the highest of any.
+
+    Where two basins fit about equally well, nearly all refits may end in one of them, and percentiles of all would
+    leave out the other, which the runs do not rule out.
+    """
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    margin = 1e-3 * (high - low)
+    ends, edges = (np.quantile(each, tails, axis=0) for each in (values, coordinates))
+    return (
+        None if edges[0].min() < low + margin else float(ends[0].min()),
+        None if edges[1].max() > high - margin else float(ends[1].max()),
+    )
+
+
+def _refit(
+    task: tuple[Problem, npt.NDArray[np.intp], list[Floats], npt.NDArray[np.object_]],
+) -> tuple[Floats, Floats]:
+    """The optimum of each resampling from each start: objectives, (n, starts), and coordinates, (n, starts, p)."""
     problem, cluster, starts, seeds = task
     clusters = int(cluster.max()) + 1
-    found = []
+    objectives, coordinates = [], []
     for seed in seeds:
         drawn = np.random.default_rng(seed).integers(clusters, size=clusters)
         weights = np.bincount(drawn, minlength=clusters)[cluster].astype(np.float64)
         rows = np.flatnonzero(weights)
         part = problem.subset(rows)
         optima = [part.minimise(start, weights[rows], steps=STEPS, tolerance=TOLERANCE) for start in starts]
-        found.append(min(optima, key=lambda optimum: optimum[0])[1])
-    return np.array(found)
+        objectives.append([objective for objective, _ in optima])
+        coordinates.append([x for _, x in optima])
+    return np.array(objectives), np.array(coordinates)
