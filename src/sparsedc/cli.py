@@ -234,7 +234,7 @@ def fit(
     from sparsedc.law.profile import profile as profile_of
     from sparsedc.law.render import render_fit
     from sparsedc.law.select import warn_of_mixtures
-    from sparsedc.law.table import default_convention, read_table
+    from sparsedc.law.table import read_table
 
     how = parse_likelihood(likelihood, delta, residuals)
     fixed = parse_values(fix) if fix else None
@@ -244,7 +244,7 @@ def fit(
     law = fit_finished(
         kept,
         form,
-        params=params or default_convention(runs),
+        params=params,
         likelihood=how,
         starts=starts,
         seed=seed,

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsedc.errors import InputError
+from sparsedc.law.counts import default_convention
 from sparsedc.law.options import parse_columns
-from sparsedc.law.table import default_convention, read_table
+from sparsedc.law.table import read_table
 from sparsedc.runs import read_runs, write_runs
 
 from .conftest import DATA

@@ -7,7 +7,7 @@ fits and selects. Two stay in the modules of their own name, `bootstrap` and `pr
     from sparsedc.law.bootstrap import bootstrap
 
     runs = read_table(Path("table.csv"), {"params_active": "N", "tokens": "D", "val_loss": "loss"})
-    fit = fit_law(runs, "chinchilla", params="active")
+    fit = fit_law(runs, "chinchilla")
     fit = bootstrap(finished(runs, "fit"), fit, n=1000)
     fit.predict(N=1e9, U=20e9, D=20e9, s=1.0)
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sparsedc.law.published import load_law, published_fit
     from sparsedc.law.select import Selection, comparison, select_law
     from sparsedc.law.simulate import simulate_runs
-    from sparsedc.law.table import default_convention, read_table
+    from sparsedc.law.table import read_table
     from sparsedc.law.validate import cross_validate, folds, seed_noise
 
 #: module → what of it is public
@@ -35,7 +35,7 @@ _PUBLIC = {
     "published": ("load_law", "published_fit"),
     "select": ("Selection", "comparison", "select_law"),
     "simulate": ("simulate_runs",),
-    "table": ("default_convention", "read_table"),
+    "table": ("read_table",),
     "validate": ("cross_validate", "folds", "seed_noise"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -49,7 +49,6 @@ __all__ = [
     "StudentT",
     "comparison",
     "cross_validate",
-    "default_convention",
     "finished",
     "fit_finished",
     "fit_law",

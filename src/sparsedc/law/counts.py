@@ -47,6 +47,11 @@ CONVENTIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 DEFAULT_CONVENTION = "body"
 
 
+def default_convention(runs: pd.DataFrame) -> str:
+    """What N counts unless somebody says otherwise: `body`, or `active` where the table has no such counts."""
+    return DEFAULT_CONVENTION if {"params_embedding", "params_head"} <= set(runs.columns) else "active"
+
+
 def count_params(runs: pd.DataFrame, convention: str = DEFAULT_CONVENTION) -> Floats:
     """N of each run under `convention`, shape (n,).
 

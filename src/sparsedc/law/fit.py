@@ -20,7 +20,7 @@ from scipy.special import ndtri, stdtrit
 
 from sparsedc.atomic import write_text
 from sparsedc.errors import InputError, SparsedcWarning
-from sparsedc.law.counts import DEFAULT_CONVENTION, count_params
+from sparsedc.law.counts import count_params, default_convention
 from sparsedc.law.forms import Design, Floats, get_form
 from sparsedc.law.likelihood import LIKELIHOODS, Huber, Likelihood, Residuals
 from sparsedc.law.problem import Problem
@@ -225,7 +225,7 @@ def fit_law(
     runs: pd.DataFrame,
     form: str,
     *,
-    params: str = DEFAULT_CONVENTION,
+    params: str | None = None,
     likelihood: Likelihood | None = None,
     starts: int = STARTS,
     seed: int = 0,
@@ -235,7 +235,8 @@ def fit_law(
 
     Args:
         form: a name that `sparsedc.law.forms.get_form` knows.
-        params: what N counts, a name from `sparsedc.law.counts.CONVENTIONS`.
+        params: what N counts, a name from `sparsedc.law.counts.CONVENTIONS`; if None `body`, or `active` of a table
+            that lacks the counts which that takes.
         likelihood: how residuals are weighed; Huber of ln loss with δ = 1e-3 if None.
         starts: how many starts, spread over the parameters' ranges by a seeded Sobol sequence.
         fixed: parameters to hold at a value, as stagewise fits do.
@@ -292,7 +293,7 @@ def fit_finished(
     runs: pd.DataFrame,
     form: str,
     *,
-    params: str = DEFAULT_CONVENTION,
+    params: str | None = None,
     likelihood: Likelihood | None = None,
     starts: int = STARTS,
     seed: int = 0,
@@ -305,7 +306,7 @@ def fit_finished(
         raise InputError("runs table", "0 finished fit cells", "there is nothing to fit", "Finish some fit cells.")
     if starts + len(warm) < 1:
         raise InputError("starts", starts, "must be at least 1", f"{STARTS} are usual.")
-    likelihood = likelihood or Huber()
+    likelihood, params = likelihood or Huber(), params or default_convention(runs)
     observed = observed_losses(runs)
     problem = Problem(get_form(form), design_of(runs, params), observed, likelihood, fixed or {})
     points = [*(problem.coordinates(theta) for theta in warm), *problem.starts(starts, seed)]

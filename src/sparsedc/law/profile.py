@@ -84,10 +84,13 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
         points: fits on each side of the optimum at most, ever farther from it, to the end of the range.
 
     Raises:
-        InputError: no such quantity of this form, published constants, or other runs than those of the fit.
+        InputError: no such quantity of this form, a fit that the runs do not identify, published constants, or other
+            runs than those of the fit.
     """
     if fit.objective is None or len(runs) != fit.n_runs:
         raise InputError("runs table", len(runs), f"not the {fit.n_runs} runs of the fit", "Give the fitted runs.")
+    if fit.status == "not identifiable":
+        raise InputError("quantity", quantity, f"the fit is {fit.status}: {'; '.join(fit.reasons)}", "Add runs first.")
     form = get_form(fit.form)
     design = design_of(runs, fit.params)
     likelihood = likelihood_of(fit)

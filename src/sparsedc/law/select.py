@@ -17,11 +17,11 @@ from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.figures.words import count_label
 from sparsedc.law.bootstrap import bootstrap
+from sparsedc.law.counts import default_convention
 from sparsedc.law.fit import FORMAT, STARTS, Fit, finished, fit_finished, read_json, write_json
 from sparsedc.law.forms import FORMS, get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.law.published import published_fit, validation_runs
-from sparsedc.law.table import default_convention
 from sparsedc.law.validate import (
     KINDS,
     CrossValidation,

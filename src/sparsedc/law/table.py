@@ -16,7 +16,6 @@ import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.figures.words import count_label
-from sparsedc.law.counts import DEFAULT_CONVENTION
 from sparsedc.numbers import parse_number
 from sparsedc.runs import ROLES, STATUSES
 
@@ -81,11 +80,6 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pd
     runs = pd.DataFrame(table)
     texts = ("cell", "role", "method", "size", "status", *LABELS)
     return runs.astype({column: "string" for column in texts if column in runs})
-
-
-def default_convention(runs: pd.DataFrame) -> str:
-    """What N counts unless somebody says otherwise: `body`, or `active` where the table has no such counts."""
-    return DEFAULT_CONVENTION if {"params_embedding", "params_head"} <= set(runs.columns) else "active"
 
 
 def _tokens(file: "_File") -> tuple[Floats, Floats, Floats]:
