@@ -31,6 +31,8 @@ FORMAT = 2
 RIVAL = 3.84
 #: optima within this share of the best objective are the best one
 EQUAL = 1e-3
+#: how precisely each start is followed, before the best optima are
+SCOUT = 1e-6
 EXPONENTS = ("alpha", "beta", "eta")
 #: in search coordinates, so that e^0.2: optima closer than that are one
 APART = 0.2
@@ -310,19 +312,16 @@ def fit_finished(
     observed = observed_losses(runs)
     problem = Problem(get_form(form), design_of(runs, params), observed, likelihood, fixed or {})
     points = [*(problem.coordinates(theta) for theta in warm), *problem.starts(starts, seed)]
-    optima = sorted((problem.minimise(point) for point in points), key=lambda optimum: optimum[0])
-    objective, x = optima[0]
+    scouted = sorted((problem.minimise(point, tolerance=SCOUT) for point in points), key=lambda each: each[0])
+    (objective, x), *rivals = _polished(problem, scouted)
     residuals = problem.residuals(x)
     likelihood = likelihood.tuned(residuals)
     n, k = len(runs), len(problem.free)
 
     condition, unknown, weak = problem.identification(x, residuals)
     at_bound = problem.at_bound(x)
-    rivals = _rivals(problem, optima)
     theta = {name: float(value) for name, value in problem.theta(x).items()}
-    apart = (
-        np.max([np.abs(problem.coordinates(rival["parameters"]) - x) for rival in rivals] or [0 * x], axis=0) > APART
-    )
+    apart = np.max([np.abs(other - x) for _, other in rivals] or [0 * x], axis=0) > APART
     differ = [each.name for each, far in zip(problem.free, apart, strict=True) if far and each.name not in at_bound]
     # A constant at its bound is no estimate, but leaves a law; an exponent there says that the runs settle none.
     unknown += [f"the runs do not settle {name}, which ended at its bound" for name in at_bound if name in EXPONENTS]
@@ -354,10 +353,13 @@ def fit_finished(
         n_left_out=n_left_out,
         fixed=dict(fixed or {}),
         starts=len(points),
-        share_at_best=float(np.mean([_near(value, objective, EQUAL) for value, _ in optima])),
+        share_at_best=float(np.mean([value <= objective * (1 + EQUAL) + 1e-12 for value, _ in scouted])),
         condition=condition,
         at_bound=at_bound,
-        rivals=rivals,
+        rivals=tuple(
+            {"objective": value, "parameters": {name: float(each) for name, each in problem.theta(other).items()}}
+            for value, other in rivals
+        ),
         ranges={name: (float(values.min()), float(values.max())) for name, values in measured.items()},
     )
 
@@ -369,20 +371,20 @@ def likelihood_of(fit: Fit) -> Likelihood:
     return LIKELIHOODS[fit.likelihood](residuals=fit.residuals)
 
 
-def _near(objective: float, best: float, share: float) -> bool:
-    return objective <= best + share * abs(best) + 1e-12
-
-
-def _rivals(problem: Problem, optima: list[tuple[float, Floats]]) -> tuple[dict[str, Any], ...]:
-    """At most three optima that the runs do not rule out, apart from the best one and from one another."""
+def _polished(problem: Problem, scouted: list[tuple[float, Floats]]) -> list[tuple[float, Floats]]:
+    """The best optimum, then at most three others that the runs do not rule out, apart from it and from one another."""
     n = len(problem.design)
-    best, kept = problem.likelihood.deviance(optima[0][0], n), [optima[0][1]]
-    found: list[dict[str, Any]] = []
-    for objective, x in optima[1:]:
-        if len(found) == 3 or problem.likelihood.deviance(objective, n) - best > RIVAL:
+    kept = [problem.minimise(scouted[0][1])]
+    for objective, x in scouted[1:]:
+        lowest = problem.likelihood.deviance(min(value for value, _ in kept), n)
+        if len(kept) == 4 or problem.likelihood.deviance(objective, n) - lowest > RIVAL:
             break
-        if min(np.abs(x - other).max() for other in kept) > APART:
-            kept.append(x)
-            parameters = {name: float(value) for name, value in problem.theta(x).items()}
-            found.append({"objective": float(objective), "parameters": parameters})
-    return tuple(found)
+        if _apart(x, kept):
+            polished = problem.minimise(x)
+            if _apart(polished[1], kept):
+                kept.append(polished)
+    return sorted(kept, key=lambda each: each[0])
+
+
+def _apart(x: Floats, others: list[tuple[float, Floats]]) -> bool:
+    return min(float(np.abs(x - other).max()) for _, other in others) > APART
