@@ -1,3 +1,5 @@
+"""Every figure is drawn, for ordinary studies and odd ones, and shows what it says."""
+
 import shutil
 from xml.etree import ElementTree
 
@@ -6,45 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from sparsedc.errors import InputError
-from sparsedc.figures import FIGURES, get_figure, style
+from sparsedc.figures import FIGURES, get_figure, isoflop, isoloss, optimal_density, style
 from sparsedc.figures.isoloss import densities_shown
 from sparsedc.figures.loss_by_epochs import dodge
-from sparsedc.figures.summary import summary_table, verdict
-from sparsedc.figures.words import count_label, density_label
-from sparsedc.law.published import WHEN_DATA_IS_SCARCE
-from sparsedc.law.select import LAW as LAW_FILE
-from sparsedc.law.select import Selection, fit_laws
-from sparsedc.law.simulate import simulate_runs
-from sparsedc.law.validate import Error
+from sparsedc.figures.words import count_label, density_label, flops_label
+from sparsedc.law.published import published_fit
+from sparsedc.law.select import published_study
 from sparsedc.runs import read_runs, write_runs
 
-LAW = WHEN_DATA_IS_SCARCE | {"E": 3.2, "A": 9.0, "B": 60.0, "gamma2": 3.0}
-TINY = {
-    "body": [50_000, 130_000, 400_000],
-    "densities": [1.0, 0.5, 0.25],
-    "unique_tokens": [32_768, 262_144],
-    "epochs": [1, 2, 4, 8],
-    "embedding": 131_072,
-}
+from .studies import LAWS, known_fit, write_study
 
 
-def write_table(folder, keep=slice(None), **changes):
-    runs = simulate_runs("sparse", LAW, noise=0.005, **(TINY | changes))
-    write_runs(runs[keep], folder / "runs.csv")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_table(folder, extrapolation_body=[900_000])
-    fit_laws(folder / "runs.csv", folder / "law", ["muennighoff"], "body", 1e-3)
-    return folder
-
-
-def draw(figure, study, stem="figure"):
-    get_figure(figure)(study / "runs.csv", study / "law", study / "figures" / stem)
+def draw(figure, study, stem="figure", budgets=()):
+    get_figure(figure)(study / "runs.csv", study / "law", study / "figures" / stem, budgets)
     return study / "figures" / f"{stem}.svg", study / "figures" / f"{stem}.png"
 
 
@@ -58,8 +37,35 @@ def assert_drawn(svg, png):
     assert not list(svg.parent.glob("*.partial"))
 
 
+def plotted(name, runs, fit, budgets=()):
+    """The figure itself."""
+    module = __import__(f"sparsedc.figures.{name}", fromlist=["plot"])
+    style.apply_style()
+    return module.plot(runs, fit, budgets)
+
+
+def words(figure):
+    """All that a figure says, in one string."""
+    figure.draw_without_rendering()
+    style.plt.close(figure)
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer curves and densities, where a test does not look at them."""
+    monkeypatch.setattr(optimal_density, "CURVES", 2)
+    monkeypatch.setattr(optimal_density, "DENSITIES", 5)
+    monkeypatch.setattr(optimal_density, "SAVINGS", np.array([0.1, 1.0]))
+    monkeypatch.setattr(optimal_density, "DRAWS", 5)
+    monkeypatch.setattr(optimal_density, "POINTS", 8)
+    monkeypatch.setattr(isoloss, "POINTS", 9)
+    monkeypatch.setattr(isoflop, "CURVES", 3)
+    monkeypatch.setattr(isoflop, "MOST_DENSITIES", 2)
+
+
 @pytest.mark.parametrize("figure", FIGURES)
-def test_figure_of_a_tiny_study(figure, tiny):
+def test_figure_of_a_tiny_study(figure, tiny, quick):
     svg, png = draw(figure, tiny, figure)
     assert_drawn(svg, png)
     again, _ = draw(figure, tiny, f"{figure}-again")
@@ -67,13 +73,30 @@ def test_figure_of_a_tiny_study(figure, tiny):
     assert b"<dc:date>" not in svg.read_bytes()
 
 
+@pytest.mark.parametrize("form", LAWS)
+def test_what_the_law_says_is_drawn_for_every_form(form, simulate, quick):
+    runs = simulate(form, unique_tokens=[262_144])
+    fit = known_fit(form, runs)
+    names = ("isoloss", "isoflop", "optimal_density", "density_factor")
+    said = {name: words(plotted(name, runs, fit)) for name in names}
+    assert all(form in text for text in said.values())
+    knows_density = form not in ("chinchilla", "gadre", "muennighoff", "overfit")
+    assert ("no density is best" in said["optimal_density"]) == (not knows_density)
+    assert ("has no R_D*(s)" in said["density_factor"]) == (form in ("chinchilla", "gadre", "frantar", "overfit"))
+    fresh = form in ("chinchilla", "gadre", "frantar")
+    assert ("takes repeated tokens for fresh ones" in said["isoflop"]) == fresh
+    assert ("★" in said["isoloss"]) == (not fresh)
+
+
 UNUSUAL = {
-    "one size, dense only": ({"body": [50_000], "densities": [1.0]}, FIGURES),
-    "sparse only, one budget, one epoch": ({"densities": [0.25], "unique_tokens": [32_768], "epochs": [1]}, FIGURES),
-    "one cell": ({"keep": slice(0, 1)}, FIGURES),
+    "one size, dense only": ({"body": [50_000], "densities": [1.0], "unique_tokens": [32_768]}, FIGURES),
+    "sparse only, one budget, one epoch": (
+        {"densities": [0.25], "unique_tokens": [32_768], "epochs": [1]},
+        FIGURES,
+    ),
     "many densities, two seeds": (
         {"densities": list(np.linspace(0.1, 1, 10)), "seeds": 2, "body": [50_000], "unique_tokens": [32_768]},
-        FIGURES,
+        ["loss_by_epochs", "prediction_vs_truth", "density_factor"],
     ),
     "more sizes and budgets than panels": (
         {
@@ -82,25 +105,39 @@ UNUSUAL = {
             "epochs": [1, 8],
             "densities": [1.0],
         },
-        ["loss_by_epochs"],
+        ["loss_by_epochs", "optimal_density"],
     ),
 }
 
 
 @pytest.mark.parametrize(("changes", "figures"), UNUSUAL.values(), ids=UNUSUAL)
-def test_unusual_studies_are_drawn(changes, figures, tiny, tmp_path):
-    write_table(tmp_path, **changes)
-    shutil.copytree(tiny / "law", tmp_path / "law")
+def test_unusual_studies_are_drawn(changes, figures, simulate, tmp_path, quick):
+    write_study(tmp_path, simulate(**changes))
     for figure in figures:
         assert_drawn(*draw(figure, tmp_path, figure))
 
 
-def test_density_that_the_shown_budget_lacks_gets_no_panel(tiny, tmp_path):
-    runs = simulate_runs("sparse", LAW, noise=0.005, **TINY)
+def test_one_cell_is_drawn(simulate, tmp_path, quick):
+    write_study(tmp_path, simulate().iloc[:1])
+    for figure in FIGURES:
+        assert_drawn(*draw(figure, tmp_path, figure))
+
+
+def test_a_table_of_other_origin_is_drawn(simulate, tmp_path, quick):
+    """Without the columns that only this project's own tables have."""
+    runs = simulate(unique_tokens=[32_768])
+    write_study(tmp_path, runs)
+    columns = ["params_active", "params_embedding", "params_head", "density", "unique_tokens", "tokens", "val_loss"]
+    runs[columns].to_csv(tmp_path / "runs.csv", index=False)
+    for figure in ("loss_by_epochs", "prediction_vs_truth", "isoflop"):
+        assert_drawn(*draw(figure, tmp_path, figure))
+
+
+def test_density_that_the_shown_budget_lacks_gets_no_panel(simulate, tmp_path):
+    runs = simulate()
     runs = runs[(runs["density"] != 0.5) | (runs["unique_tokens"] == 32_768)]
     small = runs[(runs["unique_tokens"] == 262_144) | (runs["density"] == 0.5)]
-    write_runs(small, tmp_path / "runs.csv")
-    shutil.copytree(tiny / "law", tmp_path / "law")
+    write_study(tmp_path, small)
     assert_drawn(*draw("isoloss", tmp_path))
 
 
@@ -129,45 +166,23 @@ def test_unknown_figure_and_missing_law(tiny, tmp_path):
         draw("isoloss", tmp_path)
 
 
-def test_summary_says_what_was_run_and_how_good_the_law_is(tiny):
-    html = summary_table(read_runs(tiny / "runs.csv"), tiny / "law")
-    table = ElementTree.fromstring(html)
-    rows = {row.find("th").text: row.find("td").text for row in table.iter("tr")}
-    assert rows["Cells"] == "75: 72 to fit, 3 held out to test the law"
-    assert rows["Densities"] == "1 (dense), 1/2, 1/4"
-    assert rows["Model sizes"] == "0.05M, 0.13M, 0.4M, 0.9M"
-    assert "muennighoff" in rows["Form of the law that fits best"]
-    assert "RMSE over 3 cells" in rows["Typical error on cells it never saw"]
-    assert "nearest run" in rows["Typical error on cells it never saw"]
-    runs = read_runs(tiny / "runs.csv")
-    lowest = runs.loc[runs["val_loss"].idxmin()]
-    assert rows["Lowest held-out loss"] == f"{lowest['cell']}, {lowest['val_loss']:.3f} nats per token"
-    assert next(iter(rows)) == "Verdict"
+def test_an_unusable_law_is_called_so(simulate):
+    runs = simulate(unique_tokens=[32_768])
+    fit = known_fit("sparse", runs)
+    useless = type(fit)(**{**vars(fit), "status": "not identifiable"})
+    for name in ("isoloss", "isoflop", "density_factor", "prediction_vs_truth"):
+        assert "not to be used" in words(plotted(name, runs, useless))
+        assert "not to be used" not in words(plotted(name, runs, fit))
 
 
-@pytest.mark.parametrize(
-    ("law", "words"),
-    [
-        (
-            Error(4, 0.062, 0.058, 0.058),
-            ["does not beat the nearest run", "0.062 against 0.050", "all of them too high"],
-        ),
-        (Error(4, 0.030, 0.028, -0.028), ["beats the nearest run", "0.030 against 0.050", "all of them too low"]),
-        (Error(1, 0.030, 0.030, 0.030), ["beats", "on the one cell", "it predicts it too high"]),
-        (None, ["not tested"]),
-    ],
-)
-def test_verdict_compares_the_law_with_the_best_baseline(law, words, tiny):
-    fits = Selection.load(tiny / "law" / LAW_FILE).fits
-    others = {"mean": Error(4, 0.36, 0.3, 0.3), "nearest run": Error(4, 0.050, 0.044, 0.044)}
-    text = verdict(Selection(fits, {fits[0].form: law} | others))
-    assert all(word in text for word in words)
-
-
-def test_verdict_names_a_bias_only_where_all_errors_have_one_sign(tiny):
-    fits = Selection.load(tiny / "law" / LAW_FILE).fits
-    errors = {fits[0].form: Error(4, 0.03, 0.028, 0.010), "mean": Error(4, 0.3, 0.3, 0.3)}
-    assert "too" not in verdict(Selection(fits, errors))
+def test_bands_are_there_where_the_fit_has_draws(simulate, quick):
+    runs = simulate(unique_tokens=[262_144])
+    for name in ("loss_by_epochs", "density_factor", "isoflop", "optimal_density"):
+        with_draws, without = (plotted(name, runs, known_fit("sparse", runs, draws)) for draws in (20, 0))
+        assert "95 %" in words(with_draws)
+        assert "95 %" not in words(without)
+        drawn, fewer = (sum(len(a.lines) + len(a.collections) for a in f.axes) for f in (with_draws, without))
+        assert drawn > fewer
 
 
 def test_dodged_points_stay_centred_and_nearer_to_their_own_epochs_than_to_others():
@@ -186,28 +201,20 @@ def test_isoloss_shows_the_density_that_was_tested_on_larger_models(tiny):
     assert densities_shown(runs[runs["density"] == 0.25]) == [0.25]
 
 
-def test_legend_names_extrapolation_cells_only_where_there_are_some(tiny, tmp_path, monkeypatch):
-    legends = []
-
-    def keep(figure, _):
-        legends.append([text.get_text() for legend in figure.legends for text in legend.get_texts()])
-
-    monkeypatch.setattr(style, "save", keep)
-    runs = read_runs(tiny / "runs.csv")
-    write_runs(runs[runs["role"] == "fit"], tmp_path / "runs.csv")
-    for table in (tiny / "runs.csv", tmp_path / "runs.csv"):
-        get_figure("prediction_vs_truth")(table, tiny / "law", tmp_path / "figure")
-    assert ["extrapolation cells" in legend for legend in legends] == [True, False]
+def test_legend_names_extrapolation_cells_only_where_there_are_some(simulate):
+    runs = simulate(extrapolation_body=[900_000])
+    fit = known_fit("sparse", runs)
+    for name in ("prediction_vs_truth", "isoloss"):
+        assert "extrapolation cells" in words(plotted(name, runs, fit))
+        assert "extrapolation cells" not in words(plotted(name, runs[runs["role"] == "fit"], fit))
 
 
-def test_law_is_dashed_beyond_the_measured_epochs_of_a_panel(tiny, tmp_path, monkeypatch):
-    runs = read_runs(tiny / "runs.csv")
-    write_runs(runs[(runs["unique_tokens"] == 32_768) | (runs["epochs"] <= 2)], tmp_path / "runs.csv")
-    figures = []
-    monkeypatch.setattr(style, "save", lambda figure, _: figures.append(figure))
-    get_figure("loss_by_epochs")(tmp_path / "runs.csv", tiny / "law", tmp_path / "figure")
+def test_law_is_dashed_beyond_the_measured_epochs_of_a_panel(simulate):
+    runs = simulate()
+    runs = runs[(runs["unique_tokens"] == 32_768) | (runs["epochs"] <= 2)]
+    figure = plotted("loss_by_epochs", runs, known_fit("sparse", runs))
     reach = [{"-": 0.0, "--": 0.0}, {"-": 0.0, "--": 0.0}]
-    for axes, ends in zip(figures[0].axes[:2], reach, strict=True):
+    for axes, ends in zip(figure.axes[:2], reach, strict=True):
         for line in axes.lines:
             if line.get_linestyle() in ends:
                 ends[line.get_linestyle()] = max(ends[line.get_linestyle()], max(line.get_xdata()))
@@ -215,20 +222,42 @@ def test_law_is_dashed_beyond_the_measured_epochs_of_a_panel(tiny, tmp_path, mon
     assert reach[1] == {"-": 2, "--": 8}
 
 
-def test_frame_of_the_measured_range_leaves_out_extrapolation_cells(tiny, tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(style, "save", lambda figure, _: figures.append(figure))
-    get_figure("isoloss")(tiny / "runs.csv", tiny / "law", tmp_path / "figure")
-    dense, sparse = figures[0].axes[:2]
+def test_frame_of_the_measured_range_leaves_out_extrapolation_cells(simulate):
+    runs = simulate(extrapolation_body=[900_000])
+    dense, sparse = plotted("isoloss", runs, known_fit("sparse", runs)).axes[:2]
     frame = next(patch for patch in dense.patches if isinstance(patch, Rectangle))
     assert frame.get_x() + frame.get_width() == 400_000
     assert dense.get_xlim() == sparse.get_xlim()
+
+
+def test_solid_lines_end_where_the_fitted_runs_do():
+    """A segment is solid only if both of its ends are inside, and none is missing."""
+    figure, axes = style.plt.subplots()
+    x, inside = np.arange(8.0), np.array([False, False, True, True, True, False, True, False])
+    style.plot_solid_inside(axes, x, x, inside, color="black")
+    segments = {}
+    for line in axes.lines:
+        y = np.asarray(line.get_ydata(), dtype=float)
+        segments[line.get_linestyle()] = {i for i in range(7) if np.isfinite(y[i]) and np.isfinite(y[i + 1])}
+    solid, dashed = segments["-"], segments["--"]
+    assert solid == {2, 3}
+    assert solid | dashed == set(range(7))
+    assert (inside == [False, False, True, True, True, False, True, False]).all()
+    style.plt.close(figure)
+
+
+def test_published_study_marks_budgets_beyond_the_fitted_ones(quick):
+    _, runs = published_study()
+    said = words(plotted("optimal_density", runs, published_fit(), [1.3e9, 13e9]))
+    assert "U = 13B unique tokens\n(beyond the fitted budgets)" in said
+    assert "U = 1.3B unique tokens\n(beyond" not in said
 
 
 def test_labels():
     labels = [density_label(s) for s in (1.0, 0.5, 0.0625, 0.3, 1 / 3)]
     assert labels == ["1 (dense)", "1/2", "1/16", "0.3", "1/3"]
     assert [count_label(n) for n in (950, 999_900, 32_768, 1.3e9, 2e12)] == ["950", "1M", "32.8k", "1.3B", "2T"]
+    assert [flops_label(n) for n in (2.76e20, 9.96e9)] == ["2.8×10²⁰", "1.0×10¹⁰"]
 
 
 def test_spread_keeps_both_ends():

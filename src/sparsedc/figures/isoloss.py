@@ -26,6 +26,7 @@ from sparsedc.law.frontier import Allocation, Limits, best_allocation, loss_opti
 #: how far beyond the measured range the contours go, as a factor on each side; fewer epochs than measured are
 #: mostly less than one, where there is nothing to choose
 BEYOND, BELOW_EPOCHS = 1.6, 1.15
+POINTS = 81  # of a frontier
 #: without fit cells: sizes in multiples of the model whose one-epoch optimum the budget is, and epochs
 LAW_SIZES, LAW_EPOCHS = (0.5, 100.0), (0.8, 64.0)
 _PARAMETERS = {
@@ -118,7 +119,7 @@ def frontier(fit: Fit, U: float, s: float) -> Frontier:
     limits = Limits.of(fit, density=s)
     form = get_form(fit.form)
     flops = scope.compute_budgets(fit, U, 2)
-    path = [best_allocation(fit, U, C, _ACTIVE, limits, draws=0) for C in np.geomspace(flops[0] / 10, flops[1], 81)]
+    path = [best_allocation(fit, U, C, _ACTIVE, limits, draws=0) for C in np.geomspace(flops[0] / 10, flops[1], POINTS)]
     fresh_epochs = np.geomspace(0.05, 100.0, 61)
     fresh = None
     if isinstance(form, DataConstrained):

@@ -35,8 +35,8 @@ DENSITIES = 33
 DRAWS = 40  # that give the intervals of the saving
 #: dense compute of which the saving is shown, in multiples of what the dense optimum takes
 SAVINGS = np.geomspace(1e-2, 10.0, 25)
-#: and how far below it the cheapest models are sought
-LESS = 1e-3
+#: how far below it the cheapest models are sought, and with how many points
+LESS, POINTS = 1e-3, 40
 ACTIVE = Compute(zeros_free=True)
 COLOURS = style.shades("viridis_r", 0.08, 1.0)
 OPEN = 1e6  # where a bar ends that has no upper end
@@ -108,7 +108,7 @@ def factors(fit: Fit, U: float, compute: Compute, flops: Floats) -> Floats:
     """What `saving` would give at each dense compute, (n,), read off two frontiers: NaN beyond their ends."""
     limits = Limits.of(fit, density=1.0)
     dense = np.array([best_allocation(fit, U, C, compute, limits, draws=0).loss for C in flops])
-    less = np.geomspace(LESS * flops[0], flops[-1], 40)
+    less = np.geomspace(LESS * flops[0], flops[-1], POINTS)
     free = np.array([best_allocation(fit, U, C, compute, draws=0).loss for C in less])
     falls = np.append(True, np.diff(np.minimum.accumulate(free)) < -1e-7)
     cheapest = PchipInterpolator(-free[falls], np.log(less[falls]), extrapolate=False)(-dense)
