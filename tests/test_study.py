@@ -17,6 +17,7 @@ from sparsedc.spec import NUMERICS, canonical_json, fingerprint, read_spec
 from sparsedc.study import Cell, Study, load_study
 
 REPOSITORY = Path(__file__).parents[1]
+PUBLISHED = REPOSITORY / "studies" / "published.yaml"
 STUDY_FILES = [REPOSITORY / "config.yaml", REPOSITORY / "studies" / "h100-calibration.yaml"]
 
 
@@ -74,6 +75,16 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["ladder.tiny.head", "2", "Did you mean heads?"],
     ),
     "unknown key of the law": (config(law={"form": ["sparse"]}), ["law.form", "sparse", "Did you mean forms?"]),
+    "a published law with cells": (
+        config(law="published"),
+        ["law: published trains nothing", "corpus, grid, sequence_length, tokenizer, training would have no effect"],
+    ),
+    "no such published law": (config(law="chinchilla"), ["law", "chinchilla"]),
+    "negative bootstrap": (config(law={"bootstrap": -1}), ["law.bootstrap", "-1", "greater than or equal to 0"]),
+    "more budgets than a figure has room for": (
+        config(figures={"unique_tokens": [1, 2, 3, 4]}),
+        ["figures.unique_tokens", "at most 3"],
+    ),
     "a key like none": (config(xyzzy=1), ["xyzzy", "1", "config.yaml explains every key"]),
     "a key left out": ({k: v for k, v in config().items() if k != "corpus"}, ["corpus", "(absent)", "Add it"]),
     "unknown corpus source": (config(corpus={"source": "web"}), ["corpus", "web", "installed"]),
@@ -328,6 +339,16 @@ def test_density_scales_the_maskable_rate_unless_the_cell_has_its_own(study: dic
     training = {"batch_tokens": 256, "lr": 1e-2}
     cell = only({**study, "training": {**training, **study["training"]}})
     assert cell.spec.maskable_lr == pytest.approx(rate)
+
+
+def test_a_study_of_published_constants_has_no_cells() -> None:
+    study = load_study(PUBLISHED)
+    assert study.cells == {}
+    assert study.config.figures.unique_tokens == [1_300_000_000, 13_000_000_000, 130_000_000_000]
+    again = json.loads(canonical_json(study.config.model_dump(mode="json")))
+    assert load_study(again).config == study.config
+    with pytest.raises(InputError, match=r"corpus .* is required"):
+        _ = study.data
 
 
 # ------------------------------------------------------------------------------------------------------------ ids

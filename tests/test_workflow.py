@@ -1,7 +1,6 @@
 """The workflow end to end: a micro study on real text through Snakemake, and what reruns when something changes."""
 
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ import pytest
 import yaml
 
 from sparsedc.figures import FIGURES
+from sparsedc.law.fit import Fit
+from sparsedc.law.select import Selection
 from sparsedc.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,8 @@ STUDY = {
     "cells": [
         {"size": "13k", "density": 0.5, "unique_tokens": 4096, "epochs": 1, "method": "set", "set": {"lr": 1e30}}
     ],
-    "law": {"forms": ["chinchilla", "muennighoff"]},
+    "law": {"forms": ["chinchilla", "muennighoff"], "bootstrap": 20},
+    "figures": {"unique_tokens": ["20k"]},
 }
 
 
@@ -107,13 +109,18 @@ def test_from_text_to_law(finished):
         if row["status"] == "ok":
             assert int(row["tokens"]) == spec.unique_tokens * spec.epochs
             assert 2 < float(row["val_loss"]) < 6.1  # below the log of the vocabulary, 5.99, or nearly
-    law = json.loads((results / "law/law.json").read_text())
-    assert {fit["n_runs"] for fit in law["fits"].values()} == {16}
+    selection = Selection.load(results / "law/selection.json")
+    assert {fit.form: fit.n_runs for fit in selection.fits} == {"chinchilla": 16, "muennighoff": 16}
+    law = Fit.load(results / "law/law.json")
+    assert law.parameters == selection.best.parameters
+    if law.usable:
+        assert {len(draws) for draws in law.draws.values()} == {20}
     with (results / "law/predictions.csv").open() as lines:
         assert sum(row["role"] == "extrapolation" for row in csv.DictReader(lines)) == 1
-    for figure in ("loss_by_epochs", "prediction_vs_truth", "isoloss"):
+    for figure in FIGURES:
         assert (results / f"figures/{figure}.png").stat().st_size > 5000
         assert (results / f"figures/{figure}.svg").stat().st_size > 5000
+    assert "U = 20k" in (results / "figures/isoflop.svg").read_text()  # a budget that no cell has
     assert "18 of 18 cells" in result.stderr
     assert "tokens/s" in result.stderr
     assert "left" in result.stderr
@@ -250,3 +257,37 @@ def test_bad_study_is_one_message(tmp_path):
     assert "sequence_lenght" in result.stderr
     assert "Did you mean sequence_length?" in result.stderr
     assert not (folder / "results").exists()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The study of published constants, done once."""
+    folder = new_folder(tmp_path_factory.mktemp("published"))
+    snakemake(folder, "--configfile", str(ROOT / "studies/published.yaml"))
+    return folder
+
+
+def test_published_study_needs_no_cells(published):
+    results = published / "results/published"
+    drawn = {path.stem for path in (results / "figures").glob("*.svg")}
+    assert drawn == set(FIGURES) - {"loss_by_epochs"}
+    assert drawn == {path.stem for path in (results / "figures").glob("*.png")}
+    law = Fit.load(results / "law/law.json")
+    assert law.status == "published"
+    assert Selection.load(results / "law/selection.json").best == law
+    with (results / "runs.csv").open() as lines:
+        assert [row["role"] for row in csv.DictReader(lines)] == ["extrapolation"] * 11
+    figure = (results / "figures/optimal_density.svg").read_text()
+    assert all(f"U = {budget} unique tokens" in figure for budget in ("1.3B", "13B", "130B"))
+    assert "R² 0.9136" in (results / "summary.html").read_text()
+    assert not (results / "specs").exists()
+    assert planned(published, "--configfile", str(ROOT / "studies/published.yaml")) == {}
+
+
+def test_report_of_the_published_study_says_what_was_drawn_otherwise(published):
+    study = ("--configfile", str(ROOT / "studies/published.yaml"))
+    snakemake(published, *study, "--report", "results/published/report.html")
+    report = (published / "results/published/report.html").read_text()
+    assert report.count("Drawn otherwise than in the released notebook") == 3
+    assert "Many small models were trained" not in report
+    assert "{%" not in report

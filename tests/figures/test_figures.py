@@ -253,6 +253,12 @@ def test_published_study_marks_budgets_beyond_the_fitted_ones(quick):
     assert "U = 1.3B unique tokens\n(beyond" not in said
 
 
+def test_a_best_density_at_the_edge_of_the_fitted_ones_is_called_a_bound(simulate, quick):
+    runs = simulate("power", unique_tokens=[262_144])
+    fit = known_fit("power", runs)  # s^ε with ε above 0: the lower the density, the better
+    assert "s ≤ 0.25, same loss" in words(plotted("optimal_density", runs, fit))
+
+
 def test_labels():
     labels = [density_label(s) for s in (1.0, 0.5, 0.0625, 0.3, 1 / 3)]
     assert labels == ["1 (dense)", "1/2", "1/16", "0.3", "1/3"]

@@ -37,9 +37,9 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         if name not in values:
             style.notice(axes, f"The form {fit.form}\nhas no {name}")
             continue
-        if name in spread:
-            low, high = np.quantile(spread[name], _tails(fit), axis=0)
-            axes.fill_between(s, low, high, color=style.PALETTE[1], alpha=0.18, linewidth=0)
+        band = np.quantile(spread[name], _tails(fit), axis=0) if name in spread else None
+        if band is not None:
+            axes.fill_between(s, *band, color=style.PALETTE[1], alpha=0.18, linewidth=0)
         for rival in fit.rivals:
             other = functions(fit.form, rival["parameters"], s)[name]
             axes.plot(s, other, color="#999999", linewidth=0.9, linestyle=":")
@@ -48,7 +48,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         axes.plot(measured, at, "o", color=style.PALETTE[1], markersize=4)
         style.density_axis(axes, s[0])
         axes.set_xlabel("Density s")
-        _limit(axes, values[name], spread.get(name), name)
+        _limit(axes, values[name], band)
     figure.suptitle(_title(fit, bool(spread)), fontsize=9.5)
     return figure
 
@@ -73,15 +73,15 @@ def _tails(fit: Fit) -> tuple[float, float]:
     return (1 - level) / 2, (1 + level) / 2
 
 
-def _limit(axes: Axes, values: Floats, spread: Floats | None, name: str) -> None:
+def _limit(axes: Axes, values: Floats, band: Floats | None) -> None:
     """Keep a band that the runs leave wide open from flattening the curve."""
     top, bottom = values.max(), values.min()
-    if spread is not None:
-        low, high = np.quantile(spread, (0.05, 0.95), axis=0)
-        reach = 2.0 * max(top - bottom, 0.15 * top)
+    if band is not None:
+        low, high = band
+        reach = max(2.0 * (top - bottom), top)
         top, bottom = max(top, min(high.max(), top + reach)), min(bottom, max(low.min(), bottom - reach))
     pad = 0.08 * (top - bottom) or 0.1 * top
-    axes.set_ylim(bottom - pad if name == "f(s)" else max(bottom - pad, 0.0), top + pad)
+    axes.set_ylim(max(bottom - pad, 0.0), top + pad)
 
 
 def _title(fit: Fit, band: bool) -> str:

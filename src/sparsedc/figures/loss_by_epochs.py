@@ -73,8 +73,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         if len(part) < len(whole)
     ]
     title = "Points: measured." + ("\n" if len(shown) < 3 else " ")
-    title += f"Lines: the law ({fit.form}, {fit.status})," + ("\n" if len(shown) < 3 else " ")
-    title += "dashed beyond measured epochs"
+    title += f"Lines: the law ({fit.form}, {fit.status}),\ndashed beyond measured epochs"
     if fit.draws:
         title += f"; bands: {100 * (fit.level or 0.95):.0f} % of its refits"
     if omitted:

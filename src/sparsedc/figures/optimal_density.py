@@ -75,7 +75,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         most = max(most, _saving_panel(below, fit, U, savings))
         above.set_title(f"U = {count_label(U)} unique tokens" + _beyond(fit, U))
     for below in panels[1]:
-        below.set_ylim(0.9, 1.4 * min(most, 512.0))
+        below.set_ylim(0.7, 1.4 * min(most, 512.0))
     panels[0, 0].set_ylabel("Held-out loss (nats per token)")
     panels[1, 0].set_ylabel("Compute saved at equal loss,\ndense / cheapest")
     figure.legend(handles=_handles(fit), loc="outside lower center", ncols=2, fontsize=8.5)
@@ -112,7 +112,7 @@ def factors(fit: Fit, U: float, compute: Compute, flops: Floats) -> Floats:
     free = np.array([best_allocation(fit, U, C, compute, draws=0).loss for C in less])
     falls = np.append(True, np.diff(np.minimum.accumulate(free)) < -1e-7)
     cheapest = PchipInterpolator(-free[falls], np.log(less[falls]), extrapolate=False)(-dense)
-    return np.asarray(flops / np.exp(cheapest))
+    return np.maximum(flops / np.exp(cheapest), 1.0)  # the dense model is among the others
 
 
 def ultimate(fit: Fit, U: float, s: float | None = None) -> LowestLoss | None:
@@ -150,15 +150,13 @@ def _loss_panel(axes: Axes, fit: Fit, U: float, saved: Saving | None) -> None:
     highest = max(curve.loss.max() for curve in curves)
     spread = highest - lowest or 0.1
     axes.set_ylim(lowest - 0.42 * spread, highest + 0.06 * spread)
-    axes.text(0.04, 0.03, _words(saved, limit), transform=axes.transAxes, fontsize=8.5, linespacing=1.35)
+    axes.text(0.04, 0.03, _words(saved, limit, s[0]), transform=axes.transAxes, fontsize=8.5, linespacing=1.35)
 
 
 def _label(axes: Axes, curves: list[Curve]) -> None:
     """Name the curves at their left ends, as long as these keep apart."""
-    last, apart = (
-        np.inf,
-        0.035 * (max(curve.loss.max() for curve in curves) - min(curve.loss.min() for curve in curves)),
-    )
+    losses = np.array([curve.loss for curve in curves])
+    last, apart = np.inf, 0.09 * np.ptp(losses)
     for index, curve in enumerate(curves):
         if last - curve.loss[0] < apart:
             break
@@ -173,16 +171,21 @@ def _label(axes: Axes, curves: list[Curve]) -> None:
         )
 
 
-def _words(saved: Saving | None, limit: LowestLoss | None) -> str:
+def _words(saved: Saving | None, limit: LowestLoss | None, lowest: float) -> str:
+    """The marked points in numbers; `lowest` is the lowest density that was looked at."""
+
+    def density(s: float) -> str:
+        return f"s {'≤' if lowest < 1 and s < 1.01 * lowest else '='} {s:.2f}"
+
     lines = []
     if saved:
         dense, cheapest = saved.dense, saved.cheapest
         lines += [
             f"● dense, {saved.loss:.3f}: N = {count_label(dense.N)}, {dense.epochs:.2g} epochs",
-            f"◆ s = {cheapest.density:.2f}, same loss: N = {count_label(cheapest.N)}, {cheapest.epochs:.2g} epochs",
+            f"◆ {density(cheapest.density)}, same loss: N = {count_label(cheapest.N)}, {cheapest.epochs:.2g} epochs",
         ]
     if limit:
-        lines.append(f"★ s = {limit.density:.2f}, no limit on compute: {limit.loss:.3f}")
+        lines.append(f"★ {density(limit.density)}, no limit on compute: {limit.loss:.3f}")
     return "\n".join(lines)
 
 
