@@ -1,6 +1,6 @@
 """Does the fit find the law that made the runs, and do its intervals say how well? Many simulated studies.
 
-    python benchmarks/law_recovery.py [--studies 200] [--workers 2] [--draws 300] [--out FOLDER]
+    python benchmarks/law_recovery.py [--studies 200] [--first 1000] [--workers 2] [--draws 300] [--out FOLDER]
 
 Each study is drawn from the published law, 490 runs like the paper's with 0.6 % noise (paper_design.py), and fitted
 jointly, in the paper's four stages, and 300 times more to resampled runs. The report says, against the truth: how far
@@ -150,6 +150,7 @@ def report(out: Path, draws: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--first", type=int, default=1000, help="seed of the first study; the others follow")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "law_recovery")
@@ -157,7 +158,8 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     done = set(pd.read_csv(out / "studies.csv")["study"]) if (out / "studies.csv").exists() else set()
-    tasks = [(seed, arguments.draws) for seed in range(arguments.studies) if seed not in done]
+    seeds = range(arguments.first, arguments.first + arguments.studies)
+    tasks = [(seed, arguments.draws) for seed in seeds if seed not in done]
     with get_context("spawn").Pool(arguments.workers) as pool:
         for row, rows in pool.imap_unordered(study, tasks):
             append(out / "quantities.csv", rows)

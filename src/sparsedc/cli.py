@@ -215,7 +215,10 @@ def fit(
     likelihood: Annotated[str, typer.Option(help="How residuals are weighed: huber, gaussian or student.")] = "huber",
     delta: Delta = "1e-3",
     residuals: Annotated[str, typer.Option(help="Of what: log, of ln loss, or loss.")] = "log",
-    starts: Annotated[int, typer.Option(help="Searches, from starts spread over the parameters' ranges.")] = 32,
+    starts: Annotated[
+        int | None,
+        typer.Option(help="Searches, spread over the parameters' ranges. Default: 4 a parameter."),
+    ] = None,
     fix: Annotated[str | None, typer.Option(help="Parameters held at a value: NAME=VALUE,...")] = None,
     bootstrap: Bootstrap = 0,
     profile: Annotated[

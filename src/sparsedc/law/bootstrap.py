@@ -20,7 +20,7 @@ from sparsedc.law.forms import Floats, get_form
 from sparsedc.law.problem import Problem
 
 #: a refit is one of hundreds and its sampling error far above this
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 STEPS = 100
 
 

@@ -25,9 +25,11 @@ from sparsedc.law.forms import Design, Floats, get_form
 from sparsedc.law.likelihood import LIKELIHOODS, Huber, Likelihood, Residuals
 from sparsedc.law.problem import Problem
 
-STARTS = 32
+#: starts of a fit for each free parameter: the more parameters, the more basins
+STARTS = 4
 FORMAT = 2
-#: χ² of one degree of freedom at 95 %: optima whose deviance exceeds the best one's by less are rivals of it
+#: χ² of one degree of freedom at 95 %: optima whose deviance exceeds the best one's by less, but for the likelihood's
+#: inflation, are rivals of it
 RIVAL = 3.84
 #: optima within this share of the best objective are the best one
 EQUAL = 1e-3
@@ -229,7 +231,7 @@ def fit_law(
     *,
     params: str | None = None,
     likelihood: Likelihood | None = None,
-    starts: int = STARTS,
+    starts: int | None = None,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
 ) -> Fit:
@@ -240,7 +242,8 @@ def fit_law(
         params: what N counts, a name from `sparsedc.law.counts.CONVENTIONS`; if None `body`, or `active` of a table
             that lacks the counts which that takes.
         likelihood: how residuals are weighed; Huber of ln loss with δ = 1e-3 if None.
-        starts: how many starts, spread over the parameters' ranges by a seeded Sobol sequence.
+        starts: how many starts, spread over the parameters' ranges by a seeded Sobol sequence; if None, 4 for each
+            parameter that is fitted.
         fixed: parameters to hold at a value, as stagewise fits do.
 
     Raises:
@@ -297,7 +300,7 @@ def fit_finished(
     *,
     params: str | None = None,
     likelihood: Likelihood | None = None,
-    starts: int = STARTS,
+    starts: int | None = None,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
     warm: Sequence[Mapping[str, float]] = (),
@@ -306,12 +309,13 @@ def fit_finished(
     """`fit_law` on runs that were chosen already; `warm` are further starts, each all parameters of the form."""
     if not len(runs):
         raise InputError("runs table", "0 finished fit cells", "there is nothing to fit", "Finish some fit cells.")
-    if starts + len(warm) < 1:
-        raise InputError("starts", starts, "must be at least 1", f"{STARTS} are usual.")
+    if starts is not None and starts + len(warm) < 1:
+        raise InputError("starts", starts, "must be at least 1", f"{STARTS} for each parameter are usual.")
     likelihood, params = likelihood or Huber(), params or default_convention(runs)
     observed = observed_losses(runs)
     problem = Problem(get_form(form), design_of(runs, params), observed, likelihood, fixed or {})
-    points = [*(problem.coordinates(theta) for theta in warm), *problem.starts(starts, seed)]
+    spread = problem.starts(STARTS * len(problem.free) if starts is None else starts, seed)
+    points = [*(problem.coordinates(theta) for theta in warm), *spread]
     scouted = sorted((problem.minimise(point, tolerance=SCOUT) for point in points), key=lambda each: each[0])
     (objective, x), *rivals = _polished(problem, scouted)
     residuals = problem.residuals(x)
@@ -372,12 +376,13 @@ def likelihood_of(fit: Fit) -> Likelihood:
 
 
 def _polished(problem: Problem, scouted: list[tuple[float, Floats]]) -> list[tuple[float, Floats]]:
-    """The best optimum, then at most three others that the runs do not rule out, apart from it and from one another."""
+    """The best optimum, then at most two others that the runs do not rule out, apart from it and from one another."""
     n = len(problem.design)
     kept = [problem.minimise(scouted[0][1])]
+    rival = RIVAL * problem.likelihood.inflation(problem.residuals(kept[0][1]))
     for objective, x in scouted[1:]:
         lowest = problem.likelihood.deviance(min(value for value, _ in kept), n)
-        if len(kept) == 4 or problem.likelihood.deviance(objective, n) - lowest > RIVAL:
+        if len(kept) == 3 or problem.likelihood.deviance(objective, n) - lowest > rival:
             break
         if _apart(x, kept):
             polished = problem.minimise(x)

@@ -79,6 +79,13 @@ class Design:
         return np.log(np.minimum(self.U, self.D))
 
     @cached_property
+    def densities(self) -> tuple[Floats, Any]:
+        """The densities that occur, and the index of each run's among them; runs are many and densities few."""
+        if self.s.ndim != 1:
+            return self.s, slice(None)
+        return np.unique(self.s, return_inverse=True)
+
+    @cached_property
     def R_D(self) -> Floats:
         """Repeats, D/U − 1."""
         return np.expm1(self.log_D - self.log_U)
@@ -409,11 +416,12 @@ class DataConstrained(Form):
 
     def loss(self, theta: Theta, design: Design) -> Values:
         log_N, log_U = design.log_N, design.log_U
-        log_Af = np.log(theta["A"]) + np.log(self.factor(theta, design.s))
+        s, of_run = design.densities
+        log_Af = np.log(theta["A"]) + np.log(self.factor(theta, s))[..., of_run]
         if isinstance(self.stars, Unlimited):
             log_N_eff, log_D_eff = log_N, design.log_D
         else:
-            R_N_star, R_D_star = self.stars(theta, design.s)
+            R_N_star, R_D_star = (np.asarray(star + 0 * s)[..., of_run] for star in self.stars(theta, s))
             log_N_opt = self._log_N_opt(theta, log_U, log_Af)
             log_excess = np.where(np.real(log_N_opt) < log_N, log_N - log_N_opt, 0.0)
             R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates R_N*, e⁷¹⁰ overflows

@@ -1,8 +1,9 @@
 """Profile likelihoods: how far one quantity of a law may move before the runs fit it significantly worse.
 
 For each value of the quantity the law is fitted anew with the quantity held there. The deviance of those fits over
-that of the best one is compared with χ² of one degree of freedom. Where it never rises above the threshold, the runs
-do not bound the quantity on that side, and the profile says so: its end is open.
+that of the best one, divided by the likelihood's inflation, is compared with χ² of one degree of freedom. Where it
+never rises above the threshold, the runs do not bound the quantity on that side, and the profile says so: its end is
+open.
 
 A quantity need not be a parameter. It is held by one more residual in the least-squares problem, which is 0 where the
 quantity has the wanted value. Whatever value is reached, that fit is the best one at that value, so that the profile is
@@ -34,7 +35,7 @@ DENSITIES = np.geomspace(1 / 64, 1.0, 121)
 
 @dataclass(frozen=True)
 class Profile:
-    """The deviance of the best fit at each value of a quantity, less that of the best fit of all."""
+    """The excess deviance of the best fit at each value of a quantity, over its inflation."""
 
     quantity: str
     best: float  # its value in the fit
@@ -99,6 +100,7 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
         raise InputError("quantity", quantity, "was held at a value", "Profile a parameter that was fitted.")
     target = _quantity(fit, quantity, float(np.exp(np.log(design.U).mean())))
     threshold = float(chi2.ppf(level, 1))
+    inflation = likelihood.inflation(problem.residuals(problem.coordinates(fit.parameters)))
     base = likelihood.deviance(fit.objective, fit.n_runs)
     optima = [problem.coordinates(theta) for theta in (fit.parameters, *(rival["parameters"] for rival in fit.rivals))]
     best = float(np.real(target.value(fit.parameters)))
@@ -115,7 +117,7 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
             objective, x = min(fits, key=lambda each: each[0])
             starts[0] = x  # each fit starts from the last
             reached = value if target.gap is not None else float(np.real(target.value(problem.theta(x))))
-            found[reached] = likelihood.deviance(objective, fit.n_runs) - base
+            found[reached] = (likelihood.deviance(objective, fit.n_runs) - base) / inflation
             return found[reached] - threshold
 
         here = math.log(best) if target.log else best

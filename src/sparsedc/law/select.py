@@ -18,7 +18,7 @@ from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.figures.words import count_label
 from sparsedc.law.bootstrap import bootstrap
 from sparsedc.law.counts import default_convention
-from sparsedc.law.fit import FORMAT, STARTS, Fit, finished, fit_finished, read_json, write_json
+from sparsedc.law.fit import FORMAT, Fit, finished, fit_finished, read_json, write_json
 from sparsedc.law.forms import FORMS, get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.law.published import published_fit, validation_runs
@@ -109,7 +109,7 @@ def select_law(
     *,
     params: str | None = None,
     likelihood: Likelihood | None = None,
-    starts: int = STARTS,
+    starts: int | None = None,
     seed: int = 0,
     draws: int = 0,
     workers: int | None = None,

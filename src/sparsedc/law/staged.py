@@ -21,7 +21,7 @@ import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.law.counts import DEFAULT_CONVENTION
-from sparsedc.law.fit import STARTS, Fit, Status, design_of, finished, fit_finished, observed_losses
+from sparsedc.law.fit import Fit, Status, design_of, finished, fit_finished, observed_losses
 from sparsedc.law.likelihood import Huber, Likelihood
 
 FORM = "sparse"
@@ -37,14 +37,14 @@ def fit_staged(
     *,
     params: str = DEFAULT_CONVENTION,
     likelihood: Likelihood | None = None,
-    starts: int = STARTS,
+    starts: int | None = None,
     seed: int = 0,
 ) -> Fit:
     """Fit the form "sparse" to the finished fit cells of a runs table, in the paper's four stages.
 
     Args:
         params, likelihood, seed: as in `sparsedc.law.fit.fit_law`.
-        starts: of each stage.
+        starts: of each stage, as in `fit_law`.
 
     Returns:
         A fit whose objective, errors and ranges are those of all runs, and whose status, condition and share of starts
