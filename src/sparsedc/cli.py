@@ -276,7 +276,9 @@ def fit(
 @law_app.command()
 def compare(
     table: Table,
-    form: Annotated[list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: all.")] = None,
+    form: Annotated[
+        list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: five of them.")
+    ] = None,
     columns: Columns = None,
     params: Params = None,
     delta: Delta = "1e-3",
@@ -285,7 +287,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for law.json, the chosen fit, and what it rests on.")] = None,
 ) -> None:
     """Fit several forms, choose one by AICc, and test all on runs that they were not fitted to."""
-    from sparsedc.law.forms import FORMS
+    from sparsedc.law.forms import COMPARED
     from sparsedc.law.options import parse_columns, parse_likelihood
     from sparsedc.law.render import render_comparison
     from sparsedc.law.select import save_selection, select_law
@@ -295,7 +297,7 @@ def compare(
     runs = read_table(table, parse_columns(columns) if columns else None)
     selection = select_law(
         runs,
-        form or list(FORMS),
+        form or list(COMPARED),
         params=params,
         likelihood=likelihood,
         seed=seed,
@@ -341,7 +343,7 @@ def predict(
     interval = [float(end) for end in fitted.run_interval(N, U, D, s)[0]]
     answer = {
         "loss": loss,
-        "interval": interval if fitted.noise == fitted.noise else None,
+        "interval": interval if fitted.usable and fitted.noise == fitted.noise else None,
         "level": 0.95,
         "law": law,
         "form": fitted.form,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sparsedc.errors import InputError
+from sparsedc.law.forms import COMPARED
 from sparsedc.numbers import parse_count
 
 Density = Annotated[float, Field(gt=0, le=1)]
@@ -199,7 +200,7 @@ class Law(Section):
     """What is fitted to the runs table."""
 
     published: bool = False  # written `law: published`: the paper's constants, and nothing is trained or fitted
-    forms: list[str] = Field(default=["chinchilla", "muennighoff", "power", "sparse"], min_length=1)
+    forms: list[str] = Field(default=list(COMPARED), min_length=1)
     params: Literal["body", "active", "paper", "average"] = "body"  # which count is the law's N; see docs/law.md
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
     bootstrap: Annotated[int, Field(ge=0, strict=True)] = 200  # refits for intervals; 0: none

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from sparsedc.errors import InputError
-from sparsedc.figures.words import count_label
 from sparsedc.law.compute import Compute, Family
 from sparsedc.law.fit import Fit, Interval
 from sparsedc.law.forms import DataConstrained, StepStars, get_form
@@ -25,6 +24,7 @@ from sparsedc.law.frontier import (
     cheapest_allocation,
     knows_repetition,
 )
+from sparsedc.words import count_label
 
 #: A gain below this, in nats, is none.
 NOTHING = 1e-6

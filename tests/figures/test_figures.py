@@ -14,10 +14,10 @@ from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES, get_figure, isoflop, isoloss, optimal_density, style
 from sparsedc.figures.isoloss import densities_shown
 from sparsedc.figures.loss_by_epochs import dodge
-from sparsedc.figures.words import count_label, density_label, flops_label
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study
 from sparsedc.runs import read_runs, write_runs
+from sparsedc.words import count_label, density_label, flops_label
 
 from .studies import LAWS, known_fit, write_study
 

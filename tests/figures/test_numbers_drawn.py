@@ -6,12 +6,12 @@ from scipy.optimize import minimize_scalar
 
 from sparsedc.figures import isoflop, isoloss, optimal_density, scope, style
 from sparsedc.figures.density_factor import functions
-from sparsedc.figures.words import count_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.frontier import Limits, best_allocation, compute_saved, lowest_loss
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE as PAPER
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study
+from sparsedc.words import count_label
 
 from .studies import known_fit
 from .test_figures import plotted, words

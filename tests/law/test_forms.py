@@ -72,6 +72,17 @@ def test_published_constants_are_complete():
         assert set(constants) == set(get_form(form).names)
 
 
+@pytest.mark.parametrize("form", ["power", "sparse", "sparse:frantar,untied,overfit"])
+def test_laws_broadcast_over_runs_or_along_them(form, laws):
+    """θ may be one for all runs, k for each of them, or one of its own for each run."""
+    design = Design.of([1e8, 2e9, 1e8], [1e9, 1e9, 2e9], 8e9, [0.5, 1.0, 0.5])
+    theta = {name: value * np.array([1.0, 1.01, 1.02]) for name, value in laws[form].items()}
+    law = get_form(form)
+    single = np.array([law.loss({name: v[i] for name, v in theta.items()}, design) for i in range(3)])
+    np.testing.assert_allclose(law.loss({n: v[:, None] for n, v in theta.items()}, design), single, rtol=1e-13)
+    np.testing.assert_allclose(law.loss(theta, design), np.diag(single), rtol=1e-13)
+
+
 def test_untied_beta_equal_to_alpha_is_the_tied_law(laws):
     design = Design.of([1e8, 1e10], 1e9, [1e10, 1e11], 1.0)
     tied = laws["muennighoff"]

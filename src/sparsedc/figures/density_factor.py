@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import law_label
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import DataConstrained, Floats, Frantar, Unlimited, get_form
+from sparsedc.words import law_label
 
 _PANELS = (
     ("f(s)", "Density factor $f(s)$"),

@@ -16,12 +16,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import count_label, density_label, law_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.counts import count_params
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import DataConstrained, Floats, get_form
 from sparsedc.law.frontier import Allocation, Limits, best_allocation, loss_optimal
+from sparsedc.words import count_label, density_label, law_label
 
 #: how far beyond the measured range the contours go, as a factor on each side; fewer epochs than measured are
 #: mostly less than one, where there is nothing to choose

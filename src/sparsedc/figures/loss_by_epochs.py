@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
-from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Fit, design_of
+from sparsedc.words import count_label, density_label
 
 MOST_ROWS, MOST_COLUMNS = 4, 4
 

@@ -15,7 +15,6 @@ from scipy.interpolate import PchipInterpolator
 
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
-from sparsedc.figures.words import count_label, flops_label, law_label
 from sparsedc.law.compute import Compute
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import Floats
@@ -29,6 +28,7 @@ from sparsedc.law.frontier import (
     knows_repetition,
     lowest_loss,
 )
+from sparsedc.words import count_label, flops_label, law_label
 
 CURVES = 6
 DENSITIES = 33

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
-from sparsedc.figures.words import density_label, law_label
 from sparsedc.law.fit import Fit
 from sparsedc.law.validate import Error, predictions
+from sparsedc.words import density_label, law_label
 
 _LABELS = {"fit": "fit cells", "extrapolation": "extrapolation cells;\nbars: 95 % of such runs"}
 

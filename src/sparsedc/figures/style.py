@@ -20,11 +20,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError
-from sparsedc.figures.words import density_label
 from sparsedc.law.fit import Fit
 from sparsedc.law.frontier import Allocation
 from sparsedc.law.select import LAW
 from sparsedc.law.table import read_table
+from sparsedc.words import density_label
 
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
 ROLE_MARKERS = {"fit": "o", "extrapolation": "D"}

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from sparsedc.errors import InputError
-from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Status
 from sparsedc.law.select import SELECTION, Selection
 from sparsedc.law.validate import Error, pooled_rmse
+from sparsedc.words import count_label, density_label
 
 _STYLE = (
     "body { font-family: sans-serif; line-height: 1.4; margin: 1em; } "

@@ -416,7 +416,8 @@ class DataConstrained(Form):
 
     def loss(self, theta: Theta, design: Design) -> Values:
         log_N, log_U = design.log_N, design.log_U
-        s, of_run = design.densities
+        one_theta = np.shape(theta["alpha"])[-1:] in ((), (1,))  # for all runs, and so one f for all of a density
+        s, of_run = design.densities if one_theta else (design.s, slice(None))
         log_Af = np.log(theta["A"]) + np.log(self.factor(theta, s))[..., of_run]
         if isinstance(self.stars, Unlimited):
             log_N_eff, log_D_eff = log_N, design.log_D
@@ -466,6 +467,9 @@ def _compose(name: str, source: str, switches: Sequence[str]) -> DataConstrained
 FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Gadre(), Frantar())} | {
     name: _compose(name, source, switches) for name, (source, switches) in _FAMILY.items()
 }
+
+#: The forms that are compared unless somebody names others: one for each thing that a law may know.
+COMPARED = ("chinchilla", "muennighoff", "power", "sparse", "overfit:power")
 
 
 def get_form(name: str) -> Form:

@@ -15,11 +15,10 @@ import pandas as pd
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
-from sparsedc.figures.words import count_label
 from sparsedc.law.bootstrap import bootstrap
 from sparsedc.law.counts import default_convention
 from sparsedc.law.fit import FORMAT, Fit, finished, fit_finished, read_json, write_json
-from sparsedc.law.forms import FORMS, get_form
+from sparsedc.law.forms import COMPARED, FORMS, get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.law.published import published_fit, validation_runs
 from sparsedc.law.validate import (
@@ -37,6 +36,7 @@ from sparsedc.law.validate import (
     predictions,
     seed_noise,
 )
+from sparsedc.words import count_label
 
 LAW, SELECTION, COMPARISON, PREDICTIONS = "law.json", "selection.json", "comparison.csv", "predictions.csv"
 
@@ -105,7 +105,7 @@ class Selection:
 
 def select_law(
     runs: pd.DataFrame,
-    forms: Sequence[str] = tuple(FORMS),
+    forms: Sequence[str] = COMPARED,
     *,
     params: str | None = None,
     likelihood: Likelihood | None = None,

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from sparsedc.errors import InputError
-from sparsedc.figures.words import count_label
 from sparsedc.numbers import parse_number
 from sparsedc.runs import ROLES, STATUSES
+from sparsedc.words import count_label
 
 #: what a table has to have; `tokens` may be given as unique_tokens × epochs
 NEEDED = ("params_active", "tokens", "val_loss")

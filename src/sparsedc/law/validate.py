@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.spatial import KDTree
 
-from sparsedc.figures.words import count_label, density_label
 from sparsedc.law.fit import Fit, design_of, fit_finished, likelihood_of
 from sparsedc.law.forms import Floats, get_form
 from sparsedc.law.likelihood import Likelihood
+from sparsedc.words import count_label, density_label
 
 #: what a cross-validation leaves out in turn: all runs of one size, density or U; or those of the most compute, once
 KINDS = ("size", "density", "unique_tokens", "compute")
