@@ -90,10 +90,10 @@ def test_fit_flags_one_width(sparsedc: Sparsedc, tmp_path: Path) -> None:
     assert fit["status"] != "ok"
     assert "alpha" in " ".join(fit["reasons"])
     assert out.startswith(f"chinchilla: {fit['status']}\n")
-    _, warned = sparsedc(
-        "law", "predict", tmp_path / "f.json", "--params-active", "94776832", "--unique-tokens", "100B"
-    )
-    assert fit["status"] in warned
+    point = ("--params-active", "94776832", "--unique-tokens", "100B")
+    said, refused = sparsedc("law", "predict", tmp_path / "f.json", *point, status=2)
+    assert not said
+    assert "is not identifiable" in refused
 
 
 def test_fit_finds_the_lower_minimum_and_says_that_it_is_flat(sparsedc: Sparsedc, tmp_path: Path) -> None:

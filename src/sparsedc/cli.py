@@ -229,7 +229,6 @@ def fit(
 ) -> None:
     """Fit one form of the law to a table of runs, ours or any CSV."""
     from dataclasses import replace
-    from math import isinf
 
     from sparsedc.law.bootstrap import bootstrap as resample
     from sparsedc.law.fit import finished, fit_finished
@@ -256,8 +255,8 @@ def fit(
     )
     profiles = {}
     quantities = [quantity.strip() for quantity in profile.split(",")] if profile else []
-    if quantities and isinf(law.aicc):
-        _tell("no profiles: too few runs for the law's parameters")
+    if quantities and law.status == "not identifiable":
+        _tell("no profiles: the runs do not identify the law")
         quantities = []
     for quantity in quantities:  # before the bootstrap, which no misspelling should waste
         _tell(f"profiling {quantity}")
@@ -331,6 +330,9 @@ def predict(
     D = U * read_number("epochs", epochs) if epochs is not None else read_number("tokens", tokens or unique_tokens)
     s = read_number("density", density, most=1.0)
     fitted = load_law(law)
+    if not fitted.usable:
+        remedy = "Add the runs that are missing, or fit a simpler form."
+        raise InputError("law", law, f"is {fitted.status}: {'; '.join(fitted.reasons)}", remedy)
     loss = float(fitted.predict(N, U, D, s)[0])
     notes = fitted.outside(N, U, D, s)
     if fitted.status not in ("ok", "published"):
@@ -343,7 +345,8 @@ def predict(
     interval = [float(end) for end in fitted.run_interval(N, U, D, s)[0]]
     answer = {
         "loss": loss,
-        "interval": interval if fitted.usable and fitted.noise == fitted.noise else None,
+        "interval": interval if fitted.noise == fitted.noise else None,
+        "interval_of": "a run; the law's own uncertainty is left out" if fitted.draws is None else "a run",
         "level": 0.95,
         "law": law,
         "form": fitted.form,

@@ -93,7 +93,7 @@ class Plan:
             f"Train {_run(best)}.",
             _said(self.over_dense, "the best dense run"),
             _said(self.over_one_epoch, "the best run of one epoch"),
-            f"Within {WITHIN:g} nats of it at {self.frugal.allocation.flops / best.flops:.0%} of its compute: "
+            f"Within {WITHIN:g} nats of it at {100 * self.frugal.allocation.flops / best.flops:.2g} % of its compute: "
             f"{_run(self.frugal.allocation)}.",
             f"N counts {self.counting}.",
             *self.notes,
@@ -215,6 +215,8 @@ def _notes(fit: Fit, flops: float, best: Allocation, max_params: float | None) -
     notes = []
     if fit.status not in ("ok", "published"):
         notes.append(f"The law is {fit.status}: {'; '.join(fit.reasons)}.")
+    if fit.draws is None and fit.status != "published":
+        notes.append("This fit has no bootstrap: its intervals are the scatter of runs alone, too narrow afar.")
     if not knows_repetition(fit):
         notes.append(f"This law takes repeated tokens for fresh ones: no more than {Limits.of(fit).epochs:.3g} epochs.")
     lowest = Limits.of(fit).densities[0]
@@ -259,4 +261,4 @@ def _ends(interval: Interval, form: str) -> str:
 
 
 def _three(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if 999.5 <= value < 1e6 else f"{value:.3g}"

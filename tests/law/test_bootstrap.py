@@ -73,6 +73,28 @@ def test_intervals_surround_the_fit_and_survive_json(noisy, tmp_path):
     assert run[0] < law[0] < drawn.predict(*point)[0] < law[1] < run[1]
 
 
+def test_a_run_interval_is_that_of_simulated_runs(noisy):
+    """Where the scatter of runs outweighs the law's own, and at another level."""
+    runs, fit = noisy
+    drawn = replace(bootstrap(runs, fit, n=60, workers=1), noise=0.03)
+    points = (np.array([1e8, 1e9]), 1e10, 1e10, 1.0)
+    law = drawn.predict_draws(*points)
+    rng = np.random.default_rng(0)
+    simulated = law[rng.integers(60, size=400_000)] * np.exp(rng.normal(0, 0.03, (400_000, 2)))
+    for level in (0.95, 0.99):
+        expected = np.quantile(simulated, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+        np.testing.assert_allclose(drawn.run_interval(*points, level=level), expected, rtol=1e-3)
+
+
+def test_intervals_span_the_basins_that_the_runs_do_not_rule_out(simulate):
+    runs = simulate("sparse", noise=0.006, seed=2)
+    fit = fit_law(runs, "sparse", starts=24)
+    drawn = bootstrap(runs, fit, n=20, workers=1)
+    low, high = drawn.intervals["c"]
+    assert all(low < basin["c"] < high for basin in (fit.parameters, *(rival["parameters"] for rival in fit.rivals)))
+    assert low < 0 < high
+
+
 def test_a_run_interval_without_draws_is_the_noise_alone(noisy):
     fit = replace(noisy[1], noise=0.01, n_runs=10_000)
     low, high = fit.run_interval(1e9, 1e10, 1e10, 1.0)[0]

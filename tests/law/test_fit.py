@@ -244,6 +244,31 @@ def test_designs_that_do_not_identify_the_form(form, changes, reason, simulate):
     assert re.search(reason, "; ".join(fit.reasons))
 
 
+def test_densities_are_no_sizes(simulate):
+    """One size at five densities has five active N, and settles no exponent of size."""
+    fit = fit_law(simulate("power", noise=0.003, body=[480_000_000]), "power", starts=8)
+    assert fit.status == "not identifiable"
+    assert "needs 2 distinct values of N, the runs have 1" in fit.reasons[0]
+
+
+def test_seeds_are_no_configurations(simulate):
+    runs = simulate("chinchilla", noise=0.003, densities=[1.0], unique_tokens=[10**9], epochs=[1], seeds=6)
+    fit = fit_law(runs, "chinchilla", starts=4)
+    assert (len(runs), fit.status) == (24, "not identifiable")
+    assert fit.reasons[0] == "4 configurations cannot determine 5 parameters"
+
+
+def test_held_parameters_do_not_stand_for_missing_densities(simulate):
+    runs = simulate("sparse", noise=0.003, densities=[1.0, 0.5, 0.25, 0.125])
+    fit = fit_law(runs, "sparse", starts=4, fixed={"E": 2.3})
+    assert "needs 5 distinct values of s" in fit.reasons[0]
+
+
+def test_a_value_held_beyond_sense_is_refused(simulate):
+    with pytest.raises(InputError, match="no finite loss"):
+        fit_law(simulate("chinchilla"), "chinchilla", starts=2, fixed={"alpha": 500.0})
+
+
 def test_fewer_runs_than_parameters(simulate):
     fit = fit_law(simulate("sparse", noise=0.003).iloc[::23], "sparse", starts=4)
     assert fit.status == "not identifiable"

@@ -78,14 +78,14 @@ def test_huber_inflation_is_that_of_the_noise(noise, low, high):
     which errs towards wider intervals."""
     residuals = getattr(np.random.default_rng(1), noise)(0, 0.1, 20_000)
     expected = {"normal": math.pi / 2, "laplace": 1.0}[noise]
-    assert low < Huber(1e-3).inflation(residuals) / expected < high
+    assert low < Huber(1e-3).inflation(residuals, 5) / expected < high
 
 
 def test_huber_inflation_is_1_where_its_density_is_right():
     """Far below δ Huber's loss is r² / 2, and Gaussian noise is what it takes residuals to have."""
     residuals = np.random.default_rng(1).normal(0, 1e-4, 2000)
-    assert Huber(1e-2).inflation(residuals) == pytest.approx(1.0, rel=0.02)
-    assert Gaussian().inflation(residuals) == 1.0
+    assert Huber(1e-2).inflation(residuals, 5) == pytest.approx(1.0, rel=0.02)
+    assert Gaussian().inflation(residuals, 5) == 1.0
 
 
 def test_aicc_counts_the_scale_and_needs_runs():

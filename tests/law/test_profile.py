@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, f
 
 from sparsedc.errors import InputError
 from sparsedc.law.fit import fit_law
@@ -29,7 +29,7 @@ def chinchilla():
 def test_a_parameters_profile_is_that_of_fits_with_it_fixed(chinchilla, name):
     runs, fit = chinchilla
     found = profile(runs, fit, name)
-    threshold = chi2.ppf(0.95, 1)
+    threshold = f.ppf(0.95, 1, len(runs) - 5)
     likelihood = Gaussian()
     for end in (found.low, found.high):
         held = fit_law(runs, "chinchilla", starts=4, likelihood=likelihood, fixed={name: end})
@@ -99,6 +99,26 @@ def test_what_has_no_profile(chinchilla):
     held = fit_law(runs, "chinchilla", starts=2, fixed={"E": 1.7})
     with pytest.raises(InputError, match="held"):
         profile(runs, held, "E")
+
+
+def test_a_profile_reaches_from_the_lowest_basin_to_the_highest(simulate):
+    """The paper's factor has basins with c below and above 0: an interval that kept to one would be a false finding."""
+    runs = simulate("sparse", noise=0.006, seed=2)
+    fit = fit_law(runs, "sparse", starts=24)
+    basins = [fit.parameters["c"], *(rival["parameters"]["c"] for rival in fit.rivals)]
+    assert min(basins) < 0 < max(basins)
+    found = profile(runs, fit, "c")
+    assert found.low < min(basins) < max(basins) < found.high
+
+
+def test_a_huber_profile_allows_for_its_inflation(chinchilla):
+    runs, _ = chinchilla
+    fit = fit_law(runs, "chinchilla", starts=8)
+    found = profile(runs, fit, "alpha")
+    likelihood = Huber()
+    held = fit_law(runs, "chinchilla", starts=8, fixed={"alpha": found.high})
+    excess = likelihood.deviance(held.objective, len(runs)) - likelihood.deviance(fit.objective, len(runs))
+    assert excess > 1.1 * f.ppf(0.95, 1, len(runs) - 5)  # noise is Gaussian, the objective nearly Laplace's
 
 
 def test_huber_profile_is_finite_and_deviances_are_not_negative(chinchilla):

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from sparsedc.atomic import write_text
 from sparsedc.errors import InputError, SparsedcWarning
@@ -117,14 +117,20 @@ class Fit:
         Without a bootstrap the second part is left out.
         """
         tails = np.array([(1 - level) / 2, (1 + level) / 2])
-        spread = 0.0 if math.isnan(self.noise) else self.noise
+        spread = 1e-12 if math.isnan(self.noise) else max(self.noise, 1e-12)
         if self.draws is None:
             freedom = max(self.n_runs - (0 if self.status == "published" else len(self.parameters)), 1)
             return np.asarray(self.predict(N, U, D, s)[:, None] * np.exp(spread * stdtrit(freedom, tails)))
-        drawn = self.predict_draws(N, U, D, s)
-        quantiles = ndtri((np.arange(41) + 0.5) / 41)  # the normal distribution, in 41 equal parts
-        runs = drawn[:, None, :] * np.exp(spread * quantiles)[None, :, None]
-        return np.asarray(np.quantile(runs.reshape(-1, drawn.shape[1]), tails, axis=0).T)
+        drawn = np.log(self.predict_draws(N, U, D, s))
+        from scipy.optimize.elementwise import find_root
+
+        def excess(x: Floats, tail: Floats, at: Floats) -> Floats:  # of the share of runs below e^x over the tail
+            return np.asarray(ndtr((x - drawn[:, at.astype(np.intp)]) / spread).mean(axis=0) - tail)
+
+        reach = 10 * spread
+        edges = (np.tile(drawn.min(axis=0) - reach, (2, 1)), np.tile(drawn.max(axis=0) + reach, (2, 1)))
+        args = np.meshgrid(np.arange(drawn.shape[1], dtype=np.float64), tails)[::-1]
+        return np.asarray(np.exp(find_root(excess, edges, args=tuple(args)).x.T))
 
     def outside(self, N: float, U: float, D: float, s: float) -> list[str]:
         """What of a run lies beyond the fitted runs, one clause each; empty where nothing does or nothing is known."""
@@ -316,6 +322,8 @@ def fit_finished(
     problem = Problem(get_form(form), design_of(runs, params), observed, likelihood, fixed or {})
     spread = problem.starts(STARTS * len(problem.free) if starts is None else starts, seed)
     points = [*(problem.coordinates(theta) for theta in warm), *spread]
+    if not np.isfinite(problem.residuals(points[0])).all():
+        raise InputError("fixed", dict(fixed or {}), "gives no finite loss for some run", "Hold it at another value.")
     scouted = sorted((problem.minimise(point, tolerance=SCOUT) for point in points), key=lambda each: each[0])
     (objective, x), *rivals = _polished(problem, scouted)
     residuals = problem.residuals(x)
@@ -379,7 +387,7 @@ def _polished(problem: Problem, scouted: list[tuple[float, Floats]]) -> list[tup
     """The best optimum, then at most two others that the runs do not rule out, apart from it and from one another."""
     n = len(problem.design)
     kept = [problem.minimise(scouted[0][1])]
-    rival = RIVAL * problem.likelihood.inflation(problem.residuals(kept[0][1]))
+    rival = RIVAL * problem.likelihood.inflation(problem.residuals(kept[0][1]), len(problem.free))
     for objective, x in scouted[1:]:
         lowest = problem.likelihood.deviance(min(value for value, _ in kept), n)
         if len(kept) == 3 or problem.likelihood.deviance(objective, n) - lowest > rival:

@@ -78,6 +78,14 @@ class Design:
         """ln of the unique tokens seen: a run of less than one epoch has seen D of them, not U."""
         return np.log(np.minimum(self.U, self.D))
 
+    def levels(self, column: str) -> int:
+        """How many distinct values a column has; of N, model sizes, the most that one density has; "configuration"."""
+        if column == "configuration":
+            return len(np.unique(np.column_stack([self.N, self.U, self.D, self.s]), axis=0))
+        if column == "N":  # which density varies too, even of one size
+            return max(len(np.unique(self.N[self.s == s])) for s in np.unique(self.s))
+        return len(np.unique(getattr(self, column)))
+
     @cached_property
     def densities(self) -> tuple[Floats, Any]:
         """The densities that occur, and the index of each run's among them; runs are many and densities few."""

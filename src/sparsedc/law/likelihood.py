@@ -44,12 +44,10 @@ class Likelihood(ABC):
     def deviance(self, objective: float, n: int) -> float:
         """−2 ln likelihood of n residuals at its best scale, up to a constant of the likelihood and n."""
 
-    def inflation(self, residuals: Floats) -> float:
-        """How many times χ² the deviance of a parameter moves, from the optimum's residuals.
+    def inflation(self, residuals: Floats, k: int) -> float:
+        """How many times χ² the deviance of one of k parameters moves, from the optimum's residuals.
 
-        1 where they follow this likelihood. Else, for an estimator of score ψ, E ψ² / (τ E ψ') with τ the scale that
-        the likelihood takes them to have (Huber & Ronchetti 2009, Robust Statistics, chapter 13). Gaussian noise far
-        beyond Huber's δ gives π / 2, and plain χ² would hold the truth in 88 % of 95 % intervals.
+        1 where they follow this likelihood.
         """
         return 1.0
 
@@ -119,13 +117,20 @@ class Huber(Likelihood):
         best = minimize_scalar(at, bounds=(centre - 5, centre + 5), options={"xatol": 1e-10})
         return float(best.fun), math.exp(best.x)
 
-    def inflation(self, residuals: Floats) -> float:
-        size = np.abs(residuals)
+    def inflation(self, residuals: Floats, k: int) -> float:
+        """E ψ² / (τ E ψ') with ψ the score and τ the fitted scale (Huber & Ronchetti 2009, Robust Statistics, ch. 13).
+
+        Gaussian noise far beyond δ gives π / 2, and plain χ² would hold the truth in 88 % of 95 % intervals. A fit of k
+        parameters passes through nearly k runs: those residuals say nothing of the noise and are left out.
+        """
+        size = np.sort(np.abs(residuals))
         _, tau = self._fitted_scale(self.objective(residuals), size.size)
+        left = size[min(k, size.size - 1) :]
         # ψ' is 1 below δ and 0 beyond. Few residuals may be below δ: their share is taken from a wider window.
-        window = max(self.delta, 0.6 * float(np.median(size)))
-        slope = float(np.mean(size < window)) * self.delta / window
-        return float(np.mean(np.minimum(size, self.delta) ** 2)) / (slope * tau) if slope else 1.0
+        window = max(self.delta, 0.6 * float(np.median(left)))
+        slope = max(float(np.mean(left < window)), 1 / left.size) * self.delta / window
+        score = float(np.mean(np.minimum(left, self.delta) ** 2))
+        return max(score / (slope * tau) * size.size / max(size.size - k, 1), 1.0) if tau > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -171,15 +176,6 @@ class StudentT(Likelihood):
     def objective(self, residuals: Floats, weights: Floats | None = None) -> float:
         each = (self.nu + 1) / 2 * np.log1p((residuals / self.sigma) ** 2 / self.nu) + math.log(self.sigma)
         return float(each.sum() if weights is None else weights @ each)
-
-    def inflation(self, residuals: Floats) -> float:
-        """How many times χ² the deviance of a parameter moves, from the optimum's residuals.
-
-        1 where they follow this likelihood. Else, for an estimator of score ψ, E ψ² / (τ E ψ') with τ the scale that
-        the likelihood takes them to have (Huber & Ronchetti 2009, Robust Statistics, chapter 13). Gaussian noise far
-        beyond Huber's δ gives π / 2, and plain χ² would hold the truth in 88 % of 95 % intervals.
-        """
-        return 1.0
 
     def tuned(self, residuals: Floats, weights: Floats | None = None) -> Self:
         spread = max(float(np.sqrt(np.mean(residuals**2))), 1e-9)

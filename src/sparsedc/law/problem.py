@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.special import stdtrit
 
 from sparsedc.errors import InputError
 from sparsedc.law.forms import ANCHORS, Design, Floats, Form, Parameter, Values
@@ -20,8 +21,11 @@ from sparsedc.law.likelihood import Likelihood
 STEP = 1e-30
 #: scaled Jacobians beyond this condition number leave some combination of parameters undetermined
 CONDITION_LIMIT = 1e7
-#: a standard error beyond this (in ln θ, or in θ where θ may be negative) makes a parameter weakly determined
-WEAK = 1.0
+#: half a 95 % interval beyond twice this (in ln θ, or in θ where θ may be negative) makes a parameter weakly determined
+WEAK = 0.3
+
+#: parameters that N and D settle; all others are density's and repetition's
+OF_N_AND_D = {"E", "A", "alpha", "B", "beta", "a", "b", "eta"}
 
 #: A residual beside those of the runs, of the public parameters: 0 where a condition on them holds.
 Pull = Callable[[dict[str, Any]], Any]
@@ -189,11 +193,15 @@ class Problem:
         names = np.array([parameter.name for parameter in self.free])
         n, k = residuals.size, x.size
         unknown: list[str] = []
+        configurations = self.design.levels("configuration")
         if n <= k:
             unknown.append(f"{n} runs cannot determine {k} parameters")
+        elif configurations <= k:
+            unknown.append(f"{configurations} configurations cannot determine {k} parameters")
         for column, least in self.form.needs.items():
-            levels = len(np.unique(getattr(self.design, column)))
-            if levels < least and not self.fixed:
+            levels = self.design.levels(column)
+            of_column = set(self.form.names) - OF_N_AND_D if column == "s" else OF_N_AND_D
+            if levels < least and not of_column & set(self.fixed):
                 unknown.append(f"{self.form.name} needs {least} distinct values of {column}, the runs have {levels}")
         jacobian = self.jacobian(x)
         norms = np.linalg.norm(jacobian, axis=0)
@@ -214,7 +222,8 @@ class Problem:
             inverse = (rows.T / singular**2) @ rows
             errors = np.sqrt(variance * np.diag(inverse)) / norms
             at_bound = self.at_bound(x)
-            weak = [str(name) for name in names[errors > WEAK] if name not in at_bound]
+            wide = errors * float(stdtrit(n - k, 0.975)) > 2 * WEAK
+            weak = [str(name) for name in names[wide] if name not in at_bound]
         return condition, unknown, weak
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import chi2
+from scipy.special import stdtrit
 
 from sparsedc.errors import InputError
 from sparsedc.law.fit import Fit, design_of, likelihood_of, observed_losses
@@ -99,16 +99,17 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
     if quantity in fit.fixed:
         raise InputError("quantity", quantity, "was held at a value", "Profile a parameter that was fitted.")
     target = _quantity(fit, quantity, float(np.exp(np.log(design.U).mean())))
-    threshold = float(chi2.ppf(level, 1))
-    inflation = likelihood.inflation(problem.residuals(problem.coordinates(fit.parameters)))
-    base = likelihood.deviance(fit.objective, fit.n_runs)
-    optima = [problem.coordinates(theta) for theta in (fit.parameters, *(rival["parameters"] for rival in fit.rivals))]
+    n, k = fit.n_runs, len(problem.free)
+    threshold = float(stdtrit(n - k, (1 + level) / 2)) ** 2  # χ² of one degree of freedom, for few runs F
+    inflation = likelihood.inflation(problem.residuals(problem.coordinates(fit.parameters)), k)
+    base = likelihood.deviance(fit.objective, n)
+    optima = [fit.parameters, *(rival["parameters"] for rival in fit.rivals)]
     best = float(np.real(target.value(fit.parameters)))
     found: dict[float, float] = {best: 0.0}
 
-    def scan(end: float) -> float | None:
-        """Walk from the optimum to `end`; where the deviance passes the threshold, if it does."""
-        starts = list(optima)
+    def scan(optimum: Theta, end: float) -> float | None:
+        """Walk from an optimum to `end`; where the deviance passes the threshold, if it does."""
+        starts = [problem.coordinates(optimum), *(problem.coordinates(other) for other in optima if other != optimum)]
 
         def excess(at: float) -> float:
             value = math.exp(at) if target.log else at
@@ -117,21 +118,27 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
             objective, x = min(fits, key=lambda each: each[0])
             starts[0] = x  # each fit starts from the last
             reached = value if target.gap is not None else float(np.real(target.value(problem.theta(x))))
-            found[reached] = (likelihood.deviance(objective, fit.n_runs) - base) / inflation
+            found[reached] = (likelihood.deviance(objective, n) - base) / inflation
             return found[reached] - threshold
 
-        here = math.log(best) if target.log else best
+        value = float(np.real(target.value(optimum)))
+        here = math.log(value) if target.log else value
         there = math.log(end) if target.log else end
         inside = here
         # Ever wider steps: an interval may be a thousandth of the range.
         for at in here + (there - here) * np.geomspace(1e-3, 1.0, points):
             if excess(at) > 0:
+                if inside == here and excess(here) > 0:  # an optimum that is itself outside
+                    return best
                 edge = float(brentq(excess, inside, at, xtol=1e-3 * abs(at - here)))
                 return math.exp(edge) if target.log else edge
             inside = at
         return None
 
-    low, high = scan(target.low), scan(target.high)
+    # From the optimum and from its rivals: between two basins the deviance may pass the threshold and come back.
+    lows, highs = ([scan(optimum, end) for optimum in optima] for end in (target.low, target.high))
+    low = None if any(each is None for each in lows) else min(each for each in lows if each is not None)
+    high = None if any(each is None for each in highs) else max(each for each in highs if each is not None)
     values = sorted(found)
     return Profile(quantity, best, tuple(values), tuple(found[value] for value in values), level, low, high)
 

@@ -61,7 +61,10 @@ def render_comparison(selection: Selection) -> str:
     table = table.astype({"parameters": "float64"}).fillna({"status": "-"})
     numbers = {"parameters": "{:.0f}".format, "ΔAICc": "{:.1f}".format}
     text = table.to_string(index=False, na_rep="-", float_format="{:.4f}".format, formatters=numbers)
-    notes = ["Errors are RMSE in nats per token on the runs named, which the law was not fitted to, but for `fitted`."]
+    best = selection.best
+    why = "the lowest AICc of the forms that the runs identify" if best.usable else "but the runs identify no form"
+    notes = [f"Chosen: {best.form} ({best.status}), {why}."]
+    notes += ["Errors are RMSE in nats per token on the runs named, which the law was not fitted to, but for `fitted`."]
     notes += [f"{fit.form}: {'; '.join(fit.reasons)}" for fit in selection.fits if fit.reasons]
     for name, kinds in selection.cross_validation.items():
         unknown = [fold.left_out for kind in KINDS for fold in kinds.get(kind, ()) if fold.rmse is None]

@@ -93,6 +93,10 @@ def _tokens(file: "_File") -> tuple[Floats, Floats, Floats]:
         unique = file.numbers("unique_tokens")
     else:
         unique = tokens if epochs is None else tokens / epochs
+    if epochs is not None and (wrong := np.flatnonzero(np.abs(tokens / unique / epochs - 1) > 0.1)).size:
+        i = int(wrong[0])
+        problem = f"is not tokens over unique tokens, {tokens[i] / unique[i]:.4g}"
+        raise InputError(file.at("epochs", i), f"{epochs[i]:g}", problem, "Correct the row, or leave epochs out.")
     return unique, tokens, tokens / unique if epochs is None else epochs
 
 
@@ -148,7 +152,7 @@ class _File:
         for i, word in enumerate(words):
             if word not in known:
                 remedy = f"Use {' or '.join(known)}, or take the column out of the file: without it all are {default}."
-                raise InputError(self._at(column, i), word, "is unknown", remedy)
+                raise InputError(self.at(column, i), word, "is unknown", remedy)
         return words
 
     def numbers(
@@ -160,16 +164,16 @@ class _File:
             try:
                 values[i] = float(parse_number(text)) if text else np.nan
             except ValueError:
-                raise InputError(self._at(column, i), text, "is not a number", "Correct it.") from None
+                raise InputError(self.at(column, i), text, "is not a number", "Correct it.") from None
             if np.isnan(values[i]) and blank is not None and blank[i]:
                 continue
             if column == "val_loss" and not np.isfinite(values[i]):
                 remedy = "Take the row out, or say diverged in a column status."
-                raise InputError(self._at(column, i), text or "(blank)", "a finished run has a finite loss", remedy)
+                raise InputError(self.at(column, i), text or "(blank)", "a finished run has a finite loss", remedy)
             if not (np.isfinite(values[i]) and (values[i] > 0 or (zero and values[i] == 0)) and values[i] <= most):
                 least = "at least 0" if zero else "above 0"
                 problem = f"must be {least}" + (f" and at most {most:g}" if np.isfinite(most) else "")
-                raise InputError(self._at(column, i), text or "(blank)", problem, "Correct it, or take the row out.")
+                raise InputError(self.at(column, i), text or "(blank)", problem, "Correct it, or take the row out.")
         return values
 
     def refuse_repeated_cells(self) -> None:
@@ -178,9 +182,10 @@ class _File:
         for i, cell in enumerate(self.text("cell") if self.has("cell") else ()):
             if (first := seen.setdefault(cell, i)) != i:
                 problem = f"stands in line {self.rows[first][0]} as well"
-                raise InputError(self._at("cell", i), cell, problem, "Keep one row a cell.")
+                raise InputError(self.at("cell", i), cell, problem, "Keep one row a cell.")
 
-    def _at(self, column: str, row: int) -> str:
+    def at(self, column: str, row: int) -> str:
+        """Where a value stands."""
         return f"{self.header[self.places[column]]} in line {self.rows[row][0]} of {self.path}"
 
 
@@ -192,6 +197,9 @@ def _places(path: Path, header: list[str], columns: Mapping[str, str]) -> dict[s
             raise InputError("columns", f"{ours}={theirs}", f"{ours} is no column of ours", f"Use {', '.join(KNOWN)}.")
         if theirs not in header:
             raise InputError("columns", f"{ours}={theirs}", f"{path} has no column {theirs}", f"It has {listed}.")
+    if len(set(columns.values())) < len(columns):
+        twice = next(theirs for theirs in columns.values() if list(columns.values()).count(theirs) > 1)
+        raise InputError("columns", twice, "stands for two of our columns", "Give each a column of its own.")
     names = {column: columns.get(column, column) for column in KNOWN}
     doubled = [name for name in names.values() if header.count(name) > 1]
     if doubled:

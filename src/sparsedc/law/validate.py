@@ -197,7 +197,8 @@ def cross_validate(runs: pd.DataFrame, fit: Fit, masks: Masks) -> CrossValidatio
     design = design_of(runs, fit.params)
 
     def fold(left_out: str, mask: npt.NDArray[np.bool_]) -> Fold:
-        levels = {column: len(np.unique(getattr(design, column)[~mask])) for column in form.needs}
+        kept = design.take(~mask)
+        levels = {column: kept.levels(column) for column in form.needs}
         if not fit.fixed and any(levels[column] < least for column, least in form.needs.items()):
             return Fold(left_out, int(mask.sum()), None, "not identifiable")  # known without a refit, and many are
         part = fit_finished(
