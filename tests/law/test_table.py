@@ -185,3 +185,20 @@ def test_columns_option(text):
     assert parse_columns("tokens=D, val_loss = my loss") == {"tokens": "D", "val_loss": "my loss"}
     with pytest.raises(InputError, match="columns = "):
         parse_columns(text)
+
+
+@pytest.mark.parametrize(("epochs", "fine"), [(2, True), (1.95, True), (16, False), (1, False)])
+def test_epochs_that_tokens_contradict(tmp_path, epochs, fine):
+    path = tmp_path / "t.csv"
+    path.write_text(f"params_active,tokens,unique_tokens,epochs,val_loss\n1e6,2000,1000,{epochs},3.0\n")
+    if fine:
+        assert read_table(path)["epochs"].item() == epochs
+    else:
+        with pytest.raises(InputError, match="is not tokens over unique tokens, 2"):
+            read_table(path)
+
+
+def test_whole_steps_may_leave_out_most_of_a_tiny_epoch(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("params_active,tokens,unique_tokens,epochs,val_loss\n1e6,375,1000,1,3.0\n")
+    assert read_table(path)["tokens"].item() == 375

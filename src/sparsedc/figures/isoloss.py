@@ -255,7 +255,7 @@ def _label(axes: Axes, lines: QuadContourSet, taken: np.ndarray) -> None:
             continue
         points = to_panel.transform(vertices)
         to_frame = 2 * np.minimum(points, 1 - points).min(axis=1)
-        distance = np.minimum(to_frame, np.linalg.norm(points[:, None] - obstacles, axis=2).min(axis=1))
+        distance = np.minimum(to_frame, np.linalg.norm(points[:, None] - obstacles, axis=2).min(axis=1, initial=np.inf))
         if distance.max() < 0.04:
             continue
         best = int(distance.argmax())

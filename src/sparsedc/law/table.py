@@ -93,11 +93,15 @@ def _tokens(file: "_File") -> tuple[Floats, Floats, Floats]:
         unique = file.numbers("unique_tokens")
     else:
         unique = tokens if epochs is None else tokens / epochs
-    if epochs is not None and (wrong := np.flatnonzero(np.abs(tokens / unique / epochs - 1) > 0.1)).size:
-        i = int(wrong[0])
-        problem = f"is not tokens over unique tokens, {tokens[i] / unique[i]:.4g}"
-        raise InputError(file.at("epochs", i), f"{epochs[i]:g}", problem, "Correct the row, or leave epochs out.")
-    return unique, tokens, tokens / unique if epochs is None else epochs
+    passes = tokens / unique
+    if epochs is not None:
+        # Whole steps leave out a last partial batch, which in a tiny run is most of an epoch; never do they add one.
+        wrong = (passes > 1.1 * epochs) | ((passes >= 1) & (passes < epochs / 2))
+        if wrong.any():
+            i = int(wrong.argmax())
+            problem = f"is not tokens over unique tokens, {passes[i]:.4g}"
+            raise InputError(file.at("epochs", i), f"{epochs[i]:g}", problem, "Correct the row, or leave epochs out.")
+    return unique, tokens, passes if epochs is None else epochs
 
 
 def _whole(values: Floats) -> npt.NDArray[np.int64] | Floats:
