@@ -16,7 +16,7 @@ from snakemake.utils import min_version
 
 from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.errors import InputError
-from sparsedc.figures import FIGURES, MEASURED
+from sparsedc.figures import FIGURES, OBSERVED, drawn
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
@@ -39,7 +39,7 @@ except InputError as error:
 
 RESULTS = f"results/{STUDY.name}"
 PUBLISHED = STUDY.config.law.published
-DRAWN = [figure for figure in FIGURES if not (PUBLISHED and figure in MEASURED)]
+DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"

@@ -135,6 +135,37 @@ def test_numbers_are_finite(key: str, value: float) -> None:
         Hyperparameters.model_validate({key: value})
 
 
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("distribution", ["uniform", "erk", "attention"], ["er", 1]),
+        ("attention_ratio", [0.01, 1, 10], [0, -1, float("inf"), float("nan"), "half"]),
+        ("block", [[1, 1], [1, 16], (4, 2)], [[1], [1, 2, 3], [0, 1], [1, -2], [1.5, 1], 16, "1x16"]),
+        ("drop_fraction", [0, 0.99], [1, 1.5, -0.1]),
+        ("final_drop_fraction", [0, 0.99], [1, -0.1]),
+        ("topology_updates", [1, 40], [0, -1, 2.5, True]),
+        ("topology_interval", [None, 1, 500], [0, -1, 2.5, "often", True]),
+        ("initial_density", [None, 0.1, 1], [0, 1.1, -0.5, float("nan")]),
+        ("density_shape", ["cubic", "cosine", "linear"], ["square", None]),
+        ("newborn", ["reset", "naive", "linear", "compounding"], ["new", None]),
+        ("ramp_steps", [1, 100, 32767], [0, 32768, 1.5]),
+    ],
+)
+def test_bounds_of_the_sparse_hyperparameters(key: str, good: list[object], bad: list[object]) -> None:
+    for value in good:
+        Hyperparameters.model_validate({key: value})
+    for value in bad:
+        with pytest.raises(ValidationError, match=key):
+            Hyperparameters.model_validate({key: value})
+
+
+def test_updates_come_by_number_or_by_interval() -> None:
+    with pytest.raises(ValidationError, match=r"topology_updates 40 and topology_interval 100 both .* take one out"):
+        Hyperparameters(topology_updates=40, topology_interval=100)
+    assert Hyperparameters(topology_interval=100).topology_updates == 40  # the default, which nobody wrote
+    assert Hyperparameters(topology_updates=20, topology_interval=None).topology_interval is None
+
+
 def sections(base: type[Section]) -> list[type[Section]]:
     return [base, *(deeper for cls in base.__subclasses__() for deeper in sections(cls))]
 

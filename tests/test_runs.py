@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from sparsedc.collect import collect_runs, merge_runs
 from sparsedc.errors import InputError
 from sparsedc.listing import listing
+from sparsedc.observations import COLUMNS as OBSERVATIONS
+from sparsedc.observations import STABILITY, TOPOLOGY, read_observations
 from sparsedc.runs import COLUMNS, read_runs, write_runs
 from sparsedc.study import Study, load_study
 
@@ -119,9 +121,17 @@ def test_an_unknown_role_or_status_is_named(column: str, value: str, tmp_path: P
 
 
 def test_every_column_is_documented_in_order() -> None:
-    table, _ = (Path(__file__).parents[1] / "docs" / "runs.md").read_text().split("## metrics.json")
-    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert [name for names in first for name in re.findall("`(.+?)`", names)] == list(COLUMNS)
+    assert documented("# The runs table") == list(COLUMNS)
+    assert documented("## topology.csv") == list(OBSERVATIONS[TOPOLOGY])
+    assert documented("## stability.csv") == list(OBSERVATIONS[STABILITY])
+
+
+def documented(heading: str) -> list[str]:
+    """The columns in the table under that heading of docs/runs.md."""
+    text = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
+    section = text[text.index(heading) + len(heading) :].split("\n## ")[0]
+    first = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return [name for names in first for name in re.findall("`(.+?)`", names)]
 
 
 # ------------------------------------------------------------------------------------------------------ collecting
@@ -149,6 +159,31 @@ def folder(study: Study, tmp_path: Path) -> Path:
         (folder / "cells" / name / "metrics.json").write_text(json.dumps(whole))
     listing(study, tflops=1.0).to_csv(folder / "cells.tsv", sep="\t", index=False)
     return folder
+
+
+TOPOLOGY_UPDATES: dict[str, Any] = {
+    "layers": ["a", "b"],
+    "blocks": [100, 300],
+    "updates": [
+        {"step": 4, "drop_fraction": 0.1, "active": [60, 140], "replaced": [5, 15], "ages": [1, 2, 3, 4, 4],
+         "overlap": 0.9, "explored": 0.55},
+        {"step": 8, "drop_fraction": 0.05, "active": [60, 140], "replaced": [2, 8], "ages": [1, 4, 6, 8, 8],
+         "overlap": 0.85, "explored": 0.575},
+    ],
+}  # fmt: skip
+AROUND_UPDATES: dict[str, Any] = {
+    "offset": [-1, 0, 1, 2],
+    "loss": [0.01, -0.01, 0.2, None],
+    "ratio_offset": [1, 2],
+    "update_ratio": [3.16, None],
+}
+
+
+def with_updates(folder: Path, cell: str, **training: Any) -> None:
+    """Give a cell topology updates, trained with these hyperparameters."""
+    path, metrics = metrics_of(folder, cell)
+    spec = {"spec": {"training": training}}
+    path.write_text(json.dumps({**metrics, **spec, "topology": TOPOLOGY_UPDATES, "around_updates": AROUND_UPDATES}))
 
 
 def metrics_of(folder: Path, cell: str) -> tuple[Path, dict[str, Any]]:
@@ -215,6 +250,55 @@ def test_damaged_metrics_are_named(damage: str, study: Study, folder: Path) -> N
 def test_a_study_without_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cells\.tsv: cannot be read.*sparsedc study index"):
         collect_runs(tmp_path / "cells.tsv", tmp_path / "runs.csv")
+
+
+# ------------------------------------------------------------------------------------------------ topology updates
+
+
+def test_updates_of_dynamic_cells_are_collected_beside_the_runs(study: Study, folder: Path) -> None:
+    one, other = (name for name, cell in study.cells.items() if cell.spec.density < 1)
+    with_updates(folder, one, newborn="linear", ramp_steps=7)
+    with_updates(folder, other)
+    collect_runs(folder / "cells.tsv", folder / "out" / "runs.csv")
+    updates = read_observations(folder / "out" / TOPOLOGY)
+    assert list(zip(updates["cell"], updates["step"], strict=True)) == [(one, 4), (one, 8), (other, 4), (other, 8)]
+    assert list(updates["newborn"]) == ["linear", "linear", "reset", "reset"]
+    assert list(updates["ramp_steps"].fillna(0)) == [7, 7, 0, 0]
+    first = updates.iloc[0].drop(["cell", "newborn", "ramp_steps"]).to_dict()
+    assert first == pytest.approx(
+        {"step": 4, "drop_fraction": 0.1, "active_share": 0.5, "replaced_share": 0.1, "age_min": 1, "age_q25": 2,
+         "age_median": 3, "age_q75": 4, "age_max": 4, "overlap": 0.9, "explored": 0.55,
+         "layer_density_min": 140 / 300, "layer_density_max": 0.6}
+    )  # fmt: skip
+    around = read_observations(folder / "out" / STABILITY)
+    assert list(around["cell"]) == [one] * 4 + [other] * 4
+    assert list(around["offset"]) == [-1, 0, 1, 2] * 2
+    np.testing.assert_array_equal(around["loss"][:4], [0.01, -0.01, 0.2, np.nan])
+    np.testing.assert_array_equal(around["update_ratio"][:4], [np.nan, np.nan, 3.16, np.nan])
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["runs.csv", STABILITY, TOPOLOGY]
+
+
+@pytest.mark.parametrize("topology", [None, [], [{"step": 4, "drop_fraction": 0.1, "replaced": 3}]])
+def test_a_study_without_updates_has_tables_of_a_header(topology: object, study: Study, folder: Path) -> None:
+    """The last is what versions before these tables wrote."""
+    path, metrics = metrics_of(folder, next(iter(study.cells)))
+    path.write_text(json.dumps({**metrics, "topology": topology, "around_updates": None}))
+    collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    for name, columns in OBSERVATIONS.items():
+        assert (folder / name).read_text() == ",".join(columns) + "\n"
+        assert not len(read_observations(folder / name))
+
+
+@pytest.mark.parametrize("key", ["blocks", "updates"])
+def test_damaged_updates_are_named_and_nothing_is_written(key: str, study: Study, folder: Path) -> None:
+    cell = list(study.cells)[3]
+    with_updates(folder, cell)
+    path, metrics = metrics_of(folder, cell)
+    del metrics["topology"][key]
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=rf"metrics\.json: cannot be read .*{key}.* Delete it"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    assert not any((folder / name).exists() for name in ("runs.csv", *OBSERVATIONS))
 
 
 # --------------------------------------------------------------------------------------------------------- merging

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from sparsedc.config import Hyperparameters
 from sparsedc.errors import InputError
+from sparsedc.sparsity.methods import METHODS
 from sparsedc.spec import NUMERICS, canonical_json, fingerprint, read_spec
 from sparsedc.study import Cell, Study, load_study
 
@@ -143,6 +145,76 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no cells": (config(grid=[]), ["grid", "no cells", "Fill `grid` or `cells`"]),
     "all cells excluded": (config(exclude=[{"role": "fit"}]), ["grid", "no cells"]),
+    "a block that does not tile a layer": (
+        listed(set={"block": [1, 64]}),
+        ["block = 1 × 64", "does not tile model.layers.0.", "96 columns", "divide those of every maskable matrix"],
+    ),
+    "a block that is none": (listed(set={"block": [1, 0]}), ["training.block.1", "= 0", "greater than 0"]),
+    "density that leaves a layer without a block": (
+        listed(set={"block": [32, 32]}, density=0.02),
+        ["density", "0.02", "without a block of 32 × 32", "smaller blocks"],
+    ),
+    "an attention ratio of nothing": (
+        listed(set={"distribution": "attention", "attention_ratio": 0}),
+        ["training.attention_ratio", "= 0", "greater than 0"],
+    ),
+    "an attention ratio that leaves a layer empty": (
+        listed(set={"distribution": "attention", "attention_ratio": 1e-9}),
+        ["density", "0.5", "without a weight", "self_attn"],
+    ),
+    "a drop of all weights": (listed(set={"drop_fraction": 1}), ["training.drop_fraction", "= 1", "less than 1"]),
+    "a final drop of all weights": (
+        listed(set={"final_drop_fraction": 1.0}),
+        ["training.final_drop_fraction", "1.0", "less than 1"],
+    ),
+    "an interval longer than the topology may change": (
+        listed(set={"topology_interval": 13}),
+        ["topology_interval = 13", "12 of 16 steps", "Give 1 to 12 steps"],
+    ),
+    "updates by number and by interval in one place": (
+        listed(set={"topology_interval": 3, "topology_updates": 4}),
+        ["training", "topology_updates 4 and topology_interval 3", "take one out"],
+    ),
+    "updates by number and by interval under training": (
+        config(training={"batch_tokens": 256, "topology_interval": 3, "topology_updates": 4}),
+        ["training", "topology_updates 4 and topology_interval 3", "take one out"],
+    ),
+    "a density that would rise": (
+        listed(set={"initial_density": 0.4}),
+        ["initial_density = 0.4", "density 0.5", "may only fall"],
+    ),
+    "a density that falls in no update": (
+        listed(set={"initial_density": 1.0, "batch_tokens": 4096}),
+        ["initial_density = 1.0", "no topology update", "more steps"],
+    ),
+    "a fixed topology of another density": (
+        listed(method="static", set={"initial_density": 1.0}),
+        ["initial_density = 1.0", "static is fixed", "`overrides`"],
+    ),
+    "pruning from no higher density": (
+        listed(method="gmp", set={"initial_density": 0.5}),
+        ["initial_density = 0.5", "gmp only drops", "0.5", "higher initial_density"],
+    ),
+    "pruning from nowhere": (
+        listed(method="gmp", set={"initial_density": None}),
+        ["initial_density = None", "gmp only drops", "higher initial_density"],
+    ),
+    "a gradient window longer than the gaps of so many updates": (
+        listed(method="rigl-acc", set={"topology_updates": 4}),
+        ["topology_updates = 4", "gradients of 5 steps", "has 3", "topology_interval of at least 5"],
+    ),
+    "a gradient window longer than the interval": (
+        listed(method="rigl-acc", set={"topology_interval": 4}),
+        ["topology_interval = 4", "gradients of 5 steps", "has 4", "at least 5"],
+    ),
+    "a first moment slower than ages are counted": (
+        listed(set={"beta1": 0.9999}),
+        ["beta1 = 0.9999", "16-bit", "32767 steps", "0.9994 or less"],
+    ),
+    "a second moment slower than ages are counted": (
+        listed(method="static", set={"beta2": 0.9995}),
+        ["beta2 = 0.9995", "16-bit", "32767 steps", "0.9994 or less"],
+    ),
     "heads that do not divide the width": (
         config(ladder={"odd": {"width": 30, "depth": 1, "heads": 4, "ffn": 96}}),
         ["ladder.odd", "width 30", "heads 4"],
@@ -252,6 +324,53 @@ def test_later_overrides_win_and_a_cells_own_settings_win_over_them() -> None:
     assert found["13k", 0.5, 1] == (3e-3, 0.8, 0.9)
     assert found["13k", 1.0, 1] == (3e-3, 0.8, 0.95)
     assert found["13k", 0.5, 4] == (4e-3, 0.8, 0.9)
+
+
+def test_a_method_has_defaults_that_the_study_may_overrule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place that says a hyperparameter wins over those before it; what nobody says is the common default."""
+    own = {"drop_fraction": 0.2, "final_drop_fraction": 0.11, "topology_stop": 0.9, "ramp_steps": 7}
+    monkeypatch.setattr(METHODS["set"], "defaults", own)
+    study = config(
+        training={"batch_tokens": 256, "final_drop_fraction": 0.005, "topology_stop": 0.5, "ramp_steps": 8},
+        overrides=[{"method": "set", "set": {"topology_stop": 0.6, "ramp_steps": 9}}],
+        grid=[],
+        cells=[
+            {"size": "13k", "density": 0.5, "unique_tokens": 4096, "epochs": 1, "method": name, "set": settings}
+            for name, settings in [("set", {"ramp_steps": 10}), ("rigl", {})]
+        ],
+    )
+    found = {c.spec.method: c.spec.training.model_dump(include=set(own)) for c in load_study(study).cells.values()}
+    # 0.005 is also the common default: that it is written is what counts.
+    assert found["set"] == {
+        "drop_fraction": 0.2, "final_drop_fraction": 0.005, "topology_stop": 0.6, "ramp_steps": 10,
+    }  # fmt: skip
+    assert found["rigl"] == {
+        "drop_fraction": 0.1, "final_drop_fraction": 0.005, "topology_stop": 0.5, "ramp_steps": 8,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_methods_defaults_are_hyperparameters_it_can_train_with(name: str) -> None:
+    cell = only(listed(method=name, density=1 if name == "dense" else 0.25, epochs=32))
+    assert cell.spec.training.model_dump().items() >= METHODS[name].defaults.items()
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "steps"),
+    [
+        ({"topology_updates": 2}, {"topology_interval": 5}, (5, 10)),
+        ({"topology_interval": 5}, {"topology_updates": 2}, (6, 12)),
+        ({"topology_interval": 5}, {"topology_interval": 6}, (6, 12)),
+        ({"topology_updates": 3}, {"topology_interval": None}, (4, 8, 12)),
+        ({"topology_updates": 3, "topology_interval": None}, {}, (4, 8, 12)),
+    ],
+)
+def test_what_says_last_when_the_topology_changes_wins(
+    common: dict[str, Any], own: dict[str, Any], steps: tuple[int, ...]
+) -> None:
+    study = listed(set=own)
+    spec = only({**study, "training": {"batch_tokens": 256, **common}}).spec
+    assert spec.topology.update_steps == steps
 
 
 def test_a_sweep_is_a_further_product_that_an_override_leaves_alone() -> None:
@@ -397,10 +516,43 @@ def test_spellings_of_one_cell_are_one_cell(one: dict[str, Any], other: dict[str
 OTHER: dict[str, Any] = {
     "batch_tokens": 512, "lr": 1e-3, "maskable_lr": 5e-4, "lr_schedule": "wsd", "lr_final": 0.2,
     "warmup_fraction": 0.1, "decay_fraction": 0.3, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.99, "grad_clip": 2.0,
-    "init_std": 0.01, "distribution": "erk", "drop_fraction": 0.2, "final_drop_fraction": 0.01, "topology_updates": 7,
-    "topology_stop": 0.5,
+    "init_std": 0.01, "distribution": "erk", "attention_ratio": 0.5, "block": [1, 16], "drop_fraction": 0.25,
+    "final_drop_fraction": 0.01, "topology_updates": 7, "topology_interval": 3, "topology_stop": 0.5,
+    "initial_density": 0.9, "density_shape": "linear", "newborn": "naive", "ramp_steps": 50,
 }  # fmt: skip
-TOPOLOGY = {"drop_fraction", "final_drop_fraction", "topology_updates", "topology_stop"}
+
+#: what else is set -> hyperparameters that then have an effect, or none, where their method would have one
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "wsd": {"lr_schedule": "wsd"},
+    "attention": {"distribution": "attention", "attention_ratio": 2},
+    "by interval": {"topology_interval": 4},
+    "falling": {"initial_density": 0.8},
+    "falling nowhere": {"initial_density": 0.5},
+    "ramp": {"newborn": "compounding"},
+}
+
+
+def has_effect(key: str, method: str, training: dict[str, Any]) -> bool:
+    """Does another value of this hyperparameter change the training? From what it means."""
+    sparse, dynamic, grows = method != "dense", method not in ("dense", "static"), method in ("set", "rigl", "smet")
+    falls = dynamic and (training.get("initial_density", 1.0 if method == "gmp" else 0.5) != 0.5)
+    newborn = training.get("newborn", "linear" if method == "smet" else "reset")
+    return {
+        "decay_fraction": training.get("lr_schedule") == "wsd",
+        "distribution": sparse,
+        "attention_ratio": sparse and training.get("distribution") == "attention",
+        "block": sparse,
+        "drop_fraction": grows,
+        "final_drop_fraction": grows,
+        "topology_updates": dynamic,  # it also ends an interval that was set for all
+        "topology_interval": dynamic,
+        "topology_stop": dynamic,
+        "initial_density": dynamic,
+        "density_shape": falls,
+        "newborn": grows,
+        "ramp_steps": grows and newborn in ("linear", "compounding"),
+    }.get(key, True)
 
 
 def test_other_values_are_of_every_hyperparameter() -> None:
@@ -409,20 +561,34 @@ def test_other_values_are_of_every_hyperparameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "key"),
-    [(schedule, key) for schedule in ("cosine", "wsd") for key in OTHER if (schedule, key) != ("wsd", "lr_schedule")],
+    ("method", "context", "key"),
+    [
+        (method, context, key)
+        for method in ["dense", "static", "set", "rigl", "gmp", "smet"]
+        for context in CONTEXTS
+        for key in OTHER
+        if (context, key) != ("wsd", "lr_schedule")
+        and (method != "static" or "initial_density" not in (key, *CONTEXTS[context]))  # refused
+        and (method, context) != ("gmp", "falling nowhere")  # refused
+    ],
 )
-@pytest.mark.parametrize("method", ["dense", "static", "set", "rigl"])
-def test_a_hyperparameter_makes_another_cell_where_it_has_an_effect(method: str, schedule: str, key: str) -> None:
+def test_a_hyperparameter_makes_another_cell_where_it_has_an_effect(method: str, context: str, key: str) -> None:
+    training = {"batch_tokens": 256, **CONTEXTS[context]}
     cell = {"method": method, "density": 1 if method == "dense" else 0.5}
-    before = {"lr_schedule": schedule, "batch_tokens": 256}
-    without_effect = (
-        (key == "decay_fraction" and schedule == "cosine")
-        or (key == "distribution" and method == "dense")
-        or (key in TOPOLOGY and method in ("dense", "static"))
-    )
-    same = only(listed(**cell, set=before)).id == only(listed(**cell, set={**before, key: OTHER[key]})).id
-    assert same == without_effect
+    before = only({**listed(**cell), "training": training})
+    after = only({**listed(**cell, set={key: OTHER[key]}), "training": training})
+    assert (after.id != before.id) == has_effect(key, method, training)
+    assert (after.spec.content() != before.spec.content()) == has_effect(key, method, training)
+
+
+def test_the_new_hyperparameters_leave_cells_of_older_studies_alone() -> None:
+    """The content of a cell that uses none of them holds none of them."""
+    for method in ("dense", "static", "set", "rigl"):
+        written = only(listed(method=method, density=1 if method == "dense" else 0.5)).spec.content()["training"]
+        assert not written.keys() & {
+            "attention_ratio", "block", "topology_interval", "initial_density", "density_shape", "newborn",
+            "ramp_steps",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -506,7 +672,7 @@ def test_every_spec_reads_back_as_itself(file: Path, tmp_path: Path) -> None:
     for cell in load_study(file).cells.values():
         spec = read_spec(write_spec(tmp_path, cell))
         assert spec.content() == cell.spec.content()
-        assert (spec.steps, spec.layer_counts) == (cell.spec.steps, cell.spec.layer_counts)
+        assert (spec.steps, spec.block_counts) == (cell.spec.steps, cell.spec.block_counts)
         assert fingerprint(spec.content()) == cell.fingerprint
 
 
@@ -584,11 +750,19 @@ def test_the_default_study_can_tell_what_a_law_needs() -> None:
 
 
 def test_the_default_study_shows_the_defaults() -> None:
-    """config.yaml promises to show every key that may be left out, with its default or a reason."""
-    content = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-    shown = content["training"]
-    assert shown.keys() | {"maskable_lr"} == Hyperparameters.model_fields.keys() | {"maskable_lr"}
-    differ = {key for key, value in shown.items() if Hyperparameters.model_fields[key].default != value}
+    """config.yaml promises to show every key that may be left out, with its default or a reason. Those of which some
+    method has a default of its own are shown in comments, for what is written wins over it."""
+    text = (REPOSITORY / "config.yaml").read_text()
+    shown = yaml.safe_load(text)["training"]
+    in_comments = yaml.safe_load("\n".join(re.findall(r"^  # (\w+: [^#\n]*)#?", text, re.MULTILINE)))
+    assert shown.keys() | in_comments.keys() >= Hyperparameters.model_fields.keys() >= shown.keys()
+    assert shown.keys().isdisjoint(in_comments)
+    assert {key for cls in METHODS.values() for key in cls.defaults} <= in_comments.keys()
+    found = Hyperparameters.model_validate(shown).model_dump()
+    defaults = Hyperparameters().model_dump()
+    differ = {key for key in shown if found[key] != defaults[key]}
+    for key in ("drop_fraction", "final_drop_fraction", "topology_stop", "newborn"):
+        assert in_comments[key] == defaults[key]
     lines = (REPOSITORY / "config.yaml").read_text().splitlines()
     for key in differ:
         (line,) = [line for line in lines if line.strip().startswith(f"{key}:")]

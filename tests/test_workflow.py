@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsedc.figures import FIGURES
+from sparsedc.figures import MEASURED, OBSERVED, drawn
 from sparsedc.law.fit import Fit
 from sparsedc.law.select import Selection
 from sparsedc.study import load_study
@@ -39,6 +39,8 @@ STUDY = {
     "law": {"forms": ["chinchilla", "muennighoff"], "bootstrap": 20},
     "figures": {"unique_tokens": ["20k"]},
 }
+
+FIGURES = drawn(cell.spec for cell in load_study(STUDY).cells.values())
 
 
 def snakemake(folder, *arguments, check=True):
@@ -120,6 +122,11 @@ def test_from_text_to_law(finished):
     for figure in FIGURES:
         assert (results / f"figures/{figure}.png").stat().st_size > 5000
         assert (results / f"figures/{figure}.svg").stat().st_size > 5000
+    assert "topology" in FIGURES
+    assert "stability" not in FIGURES  # one policy for newborn weights
+    with (results / "topology.csv").open() as lines:
+        dynamic = {cell for cell, each in study.cells.items() if each.spec.method in ("rigl", "set")}
+        assert {row["cell"] for row in csv.DictReader(lines)} == dynamic
     assert "U = 20k" in (results / "figures/isoflop.svg").read_text()  # a budget that no cell has
     assert "18 of 18 cells" in result.stderr
     assert "tokens/s" in result.stderr
@@ -269,9 +276,9 @@ def published(tmp_path_factory):
 
 def test_published_study_needs_no_cells(published):
     results = published / "results/published"
-    drawn = {path.stem for path in (results / "figures").glob("*.svg")}
-    assert drawn == set(FIGURES) - {"loss_by_epochs"}
-    assert drawn == {path.stem for path in (results / "figures").glob("*.png")}
+    figures = {path.stem for path in (results / "figures").glob("*.svg")}
+    assert figures == set(FIGURES) - MEASURED - OBSERVED
+    assert figures == {path.stem for path in (results / "figures").glob("*.png")}
     law = Fit.load(results / "law/law.json")
     assert law.status == "published"
     assert Selection.load(results / "law/selection.json").best == law

@@ -187,7 +187,7 @@ def collect(
     cells: Annotated[Path, typer.Argument(help="A study's cells.tsv; its cells lie in the folder cells beside it.")],
     out: Annotated[Path, typer.Argument(help="The runs table to write.")],
 ) -> None:
-    """Collect the metrics of a study's cells into its runs table."""
+    """Collect the metrics of a study's cells into its runs table, and topology.csv and stability.csv beside it."""
     from sparsedc.collect import collect_runs
 
     collect_runs(cells, out)
@@ -410,8 +410,10 @@ def plan(
 def figure(
     name: Annotated[str, typer.Argument(help="Such as isoloss.")],
     runs: Annotated[Path, typer.Option(help="A runs table.")],
-    law: Annotated[Path, typer.Option(help="The folder that `law compare` wrote.")],
     out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
+    law: Annotated[
+        Path | None, typer.Option(help="The folder that `law compare` wrote; topology and stability need none.")
+    ] = None,
     unique_tokens: Annotated[
         list[str] | None, typer.Option(help="A budget to ask the law about; repeat for several. Default: the cells'.")
     ] = None,

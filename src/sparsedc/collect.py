@@ -1,11 +1,14 @@
-"""The one writer of runs.csv: from the cells' metrics to the runs table."""
+"""The one writer of runs.csv, and of the two tables beside it: from the cells' metrics to rows."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sparsedc.errors import InputError
+from sparsedc.observations import COLUMNS as OBSERVATIONS
+from sparsedc.observations import observed, write_observations
 from sparsedc.runs import COLUMNS, read_runs, write_runs
 
 #: Columns that the trainer knows; the others come from the study.
@@ -13,7 +16,9 @@ TRAINED = [column for column in COLUMNS if column not in ("cell", "study", "role
 
 
 def collect_runs(cells: Path, out: Path) -> None:
-    """Collect the metrics of every cell of a study.
+    """Collect the metrics of every cell of a study: its runs table, and topology.csv and stability.csv beside that.
+
+    All metrics are read before the first table is written.
 
     Args:
         cells: the study's cells.tsv, in results/<study>/; metrics lie in cells/<cell>/metrics.json beside it.
@@ -27,12 +32,15 @@ def collect_runs(cells: Path, out: Path) -> None:
     except OSError as error:
         raise InputError("cells table", cells, "cannot be read", "`sparsedc study index` writes it.") from error
     rows = []
+    observations: dict[str, list[dict[str, Any]]] = {name: [] for name in OBSERVATIONS}
     tokens: dict[tuple[str, str], Path] = {}  # checksums of train and held-out tokens -> one cell that has them
     for cell in index.itertuples():
         path = cells.parent / "cells" / str(cell.cell) / "metrics.json"
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             row = {column: metrics["row"][column] for column in TRAINED}
+            for name, some in observed(str(cell.cell), metrics).items():
+                observations[name] += some
             tokens.setdefault((metrics["train_sha256"], metrics["held_out_sha256"]), path)
         except OSError as error:
             raise InputError("cell", cell.cell, "has no metrics", "Run snakemake to train it.") from error
@@ -49,6 +57,8 @@ def collect_runs(cells: Path, out: Path) -> None:
             "tokens", " and ".join(str(path) for path in list(tokens.values())[:2]), "these cells saw different tokens",
             "Delete the one trained on old text and run snakemake.",
         )  # fmt: skip
+    for name, some in observations.items():
+        write_observations(name, some, out.parent)
     write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
 
 

@@ -17,6 +17,7 @@ from sparsedc.numbers import parse_count
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+MAX_AGE = 2**15 - 1  # the optimizer counts the steps of a weight's life in 16 bits
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # may stand in a path
 Role = Literal["fit", "extrapolation"]
@@ -143,11 +144,29 @@ class Hyperparameters(Section):
     beta2: Fraction = 0.95
     grad_clip: Annotated[float, Field(gt=0)] = 1.0  # global norm over active weights
     init_std: Annotated[float, Field(gt=0, le=1)] = 0.02
-    distribution: Literal["uniform", "erk"] = "uniform"  # of density over layers
+    # Of sparse methods only. A method may bring other defaults: `Method.defaults`.
+    distribution: Literal["uniform", "erk", "attention"] = "uniform"  # of density over layers
+    attention_ratio: Annotated[float, Field(gt=0)] = 1.0  # density in attention over elsewhere, in that distribution
+    block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows × columns of weights that are active together
     drop_fraction: Fraction = 0.1  # of active weights, at the first topology update
     final_drop_fraction: Fraction = 0.005
-    topology_updates: Annotated[int, Field(ge=1, strict=True)] = 40
+    topology_updates: PositiveInt = 40
+    topology_interval: PositiveInt | None = None  # steps between updates, in place of their number
     topology_stop: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of training after which masks rest
+    initial_density: Density | None = None  # falls to the cell's density at the last update; None: constant
+    density_shape: Literal["cubic", "cosine", "linear"] = "cubic"  # of that fall
+    newborn: Literal["reset", "naive", "linear", "compounding"] = "reset"  # how Adam treats a regrown weight:
+    # reset: bias correction from its own birth; naive: from Adam's global step; the others: reset, and a warm-up ramp
+    ramp_steps: Annotated[int, Field(gt=0, le=MAX_AGE, strict=True)] = 100  # of that ramp
+
+    @model_validator(mode="after")
+    def one_update_rule(self) -> Self:
+        if self.topology_interval is not None and "topology_updates" in self.model_fields_set:
+            raise ValueError(
+                f"topology_updates {self.topology_updates} and topology_interval {self.topology_interval} both say "
+                "when the topology changes: take one out"
+            )
+        return self
 
 
 class Selector(Section):

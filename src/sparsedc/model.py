@@ -90,7 +90,7 @@ def maskable_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
 
 
 def training_flops(
-    shape: Shape, vocab_size: int, sequence_length: int, tokens: int, active_maskable: int | None = None
+    shape: Shape, vocab_size: int, sequence_length: int, tokens: int, active_maskable: float | None = None
 ) -> float:
     """FLOPs of training on `tokens`: matrix products of forward and backward, a multiply-add counted as two.
 

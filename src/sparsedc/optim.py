@@ -1,158 +1,206 @@
-"""AdamW that lets a weight be born during training.
+"""AdamW that keeps state only where weights live, and lets a weight be born during training.
 
-Adam divides its moments by 1 − β^t because they start at zero. A weight that a topology update grows starts
-at zero moments too, but at a late t, where that division does nothing: with a constant gradient its first
-update is (1 − β₁)/√(1 − β₂) learning rates, which is 3.16 at β₂ = 0.999 (and soon 6.6) and 0.45 at β₂ = 0.95.
-In groups marked `aged`, each weight counts t from its own birth, and its first update is one learning rate,
-like any weight's.
+Adam divides its moments by 1 − β^t because they start at zero. A weight that a topology update grows starts at zero
+moments too, but at a late t, where that division does nothing: with a constant gradient its first update is
+(1 − β₁)/√(1 − β₂) learning rates, which is 3.16 at β₂ = 0.999 (and soon 6.6). Here each block counts its age from
+its own birth, and a policy says what Adam makes of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
+from sparsedc.config import MAX_AGE
 from sparsedc.errors import InputError
 
+CHUNK = 2**25  # weights that are stepped at once: bounds the memory of intermediate results
 
-class AdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101): weight decay apart from the gradient.
+Policy = Literal["reset", "naive", "linear", "compounding"]
+POLICIES: tuple[Policy, ...] = ("reset", "naive", "linear", "compounding")
 
-    Each parameter group may set `lr`, `weight_decay` and `aged`. Groups that are not aged are stepped by
-    torch's own AdamW, bit for bit. Aged groups hold the state `exp_avg`, `exp_avg_sq` and `age`, each of the
-    weight's shape; `age` counts steps since birth. An inactive weight (weight, gradient and moments zero)
-    stays exactly zero: 0 / (0 + eps) is 0, and so is a decayed 0.
+
+@dataclass(frozen=True)
+class Newborn:
+    """How Adam treats a weight that was born during training.
+
+    reset: bias correction from the weight's own birth, so that its first update is one learning rate.
+    naive: bias correction by the global step, as an optimizer that knows nothing of births does.
+    linear: reset, and the update of a weight of age t is multiplied by min(t / ramp_steps, 1) (SMET, arXiv
+        2606.00888).
+    compounding: reset, and the first moment itself is multiplied by min(t / ramp_steps, 1) at every step, as SMET's
+        released code does, so that the factors accumulate.
+
+    Weights that have been active since the first step are never slowed.
+    """
+
+    policy: Policy = "reset"
+    ramp_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise InputError("newborn", self.policy, "unknown policy", f"Use one of {', '.join(POLICIES)}.")
+        if not 1 <= self.ramp_steps <= MAX_AGE:
+            raise InputError("ramp_steps", self.ramp_steps, f"not in 1 … {MAX_AGE}", "Give a number of steps.")
+
+
+@dataclass(frozen=True)
+class UpdateSizes:
+    """Of one step: root mean square of the updates, in units of the weights, scalars on the device."""
+
+    newborn: Tensor
+    kept: Tensor
+
+
+class SparseAdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) on the active blocks of all layers, one after another.
+
+    With every block active since the first step, it is torch's AdamW to the bit on a CPU.
+
+    Attributes:
+        master: float32 weights, [active blocks, area]. In bfloat16 small updates would be lost.
+        mean, square: Adam's moments, float32. In bfloat16, v × 0.999 rounds back to v.
+        age: steps since birth, int16, [active blocks].
+        gradient: [active blocks, area], of the type of the layers' weights.
+        steps: optimizer steps so far.
 
     Args:
-        params: parameters or parameter groups; float32, so that the moments are: in bfloat16, v × 0.999
-            rounds back to v and second moments never decay.
-        fused: step groups that are not aged with torch's fused CUDA kernel.
+        master: initial weights.
+        gradient_dtype: the type of the layers' weights.
+        betas, eps, weight_decay: as in torch.optim.AdamW.
+        newborn: how a weight born during training is treated.
+
+    Raises:
+        InputError: a parameter out of range, or β₂ so near 1 that its bias correction outlasts 16-bit ages.
     """
+
+    STATE = ("master", "mean", "square", "age")
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        aged: bool = False,
-        fused: bool = False,
+        master: Tensor,
+        gradient_dtype: torch.dtype,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        newborn: Newborn,
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise InputError("betas", betas, "not in [0, 1)", "Give two decay rates, such as (0.9, 0.95).")
-        for field, value in {"lr": lr, "weight_decay": weight_decay}.items():
-            if not 0 <= value < math.inf:
-                raise InputError(field, value, "negative or not finite", "Give a number of at least 0.")
+        for field, beta in zip(("beta1", "beta2"), betas, strict=True):
+            if not 0 <= beta < 1:
+                raise InputError(field, beta, "not in [0, 1)", "Give a decay rate, such as 0.95.")
+            if beta**MAX_AGE > 2.0**-25:
+                raise InputError(
+                    field, beta, f"is still corrected for after {MAX_AGE} steps, where ages end", "Give 0.999 or less."
+                )
         if not 0 < eps < math.inf:
             raise InputError("eps", eps, "not positive", "Give a small number, such as 1e-8.")
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults | {"aged": aged, "fused": fused})
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if p.dtype != torch.float32:
-                raise InputError(
-                    "params", p.dtype, "not float32", "Keep weights in float32 and use autocast for speed."
-                )
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if group["aged"]:
-                self._step_aged(group, params)
-            else:
-                self._step_plain(group, params)
-        return loss
+        if not 0 <= weight_decay < math.inf:
+            raise InputError("weight_decay", weight_decay, "negative or not finite", "Give a number of at least 0.")
+        self.betas, self.eps, self.weight_decay, self.newborn = betas, eps, weight_decay, newborn
+        self.steps = 0
+        self.master = master.float()
+        self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
+        self.age = torch.zeros(len(master), dtype=torch.int16, device=master.device)
+        self.gradient = torch.zeros_like(self.master, dtype=gradient_dtype)
+        # 1 − β^t in double precision, as torch computes it, for every age; age 0 is never stepped.
+        ages = range(1, MAX_AGE + 1)
+        self._correction1 = torch.tensor([1.0, *(1 - betas[0] ** t for t in ages)], dtype=torch.float64).to(
+            master.device
+        )
+        self._correction2 = torch.tensor([1.0, *(math.sqrt(1 - betas[1] ** t) for t in ages)]).to(master.device)
 
     @torch.no_grad()
-    def forget(self, param: Tensor, where: Tensor) -> None:
-        """Make weights newborn: moments zero, and age zero in an aged group.
+    def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
+        """One step of all active weights by `gradient`.
 
         Args:
-            param: a parameter; before its first step it has no state, and nothing to forget.
-            where: bool, of the parameter's shape.
+            lr: learning rate.
+            clip: a factor for gradients, on the device.
+            measured_age: compare the updates of weights of this age with those of older ones.
         """
-        for key in ("exp_avg", "exp_avg_sq", "age"):
-            if key in self.state[param]:
-                self.state[param][key].masked_fill_(where, 0)
+        self.steps += 1
+        beta1, beta2 = self.betas
+        size, root, shrink = self._tables(lr)
+        sums: list[Tensor] = []
+        for part in self._parts():
+            age, mean, square = self.age[part], self.mean[part], self.square[part]
+            gradient = self.gradient[part].float()
+            if clip is not None:
+                gradient = gradient * clip
+            age.clamp_(max=MAX_AGE - 1).add_(1)
+            at = age.int()
+            mean.lerp_(gradient, 1 - beta1)
+            if shrink is not None:
+                mean.mul_(shrink[at].unsqueeze(1))
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            # In this order the result is torch's own, to the bit.
+            scale = square.sqrt().div_(root[at].unsqueeze(1)).add_(self.eps)
+            descent = mean * size[at].unsqueeze(1)
+            if measured_age is not None:
+                sums.append(_sums_of_squares(descent / scale, at, measured_age))
+            self.master[part].mul_(1 - lr * self.weight_decay).addcdiv_(descent, scale)
+        if measured_age is None:
+            return None
+        new, new_count, old, old_count = torch.stack(sums).sum(0)
+        return UpdateSizes((new / new_count).sqrt(), (old / old_count).sqrt())
 
-    def _step_plain(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {
-                    # torch keeps the step on the CPU unless its fused kernel reads it.
-                    "step": torch.zeros((), device=p.device if group["fused"] else "cpu"),
-                    "exp_avg": torch.zeros_like(p),
-                    "exp_avg_sq": torch.zeros_like(p),
-                }
-        beta1, beta2 = group["betas"]
-        adamw(
-            params,
-            [p.grad for p in params if p.grad is not None],
-            [self.state[p]["exp_avg"] for p in params],
-            [self.state[p]["exp_avg_sq"] for p in params],
-            [],
-            [self.state[p]["step"] for p in params],
-            fused=group["fused"] or None,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """Euclidean norm of the gradient, in float32 whatever its type."""
+        squares = [self.gradient[part].float().square().sum() for part in self._parts()]
+        return torch.stack(squares).sum().sqrt()
 
-    def _step_aged(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for p in params:
-            if not self.state[p]:
-                # Age in float32: exact to 2^24 steps, and load_state_dict would cast an integer to it anyway.
-                self.state[p] = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq", "age")}
-        # A GPU is quicker with one launch for all tensors, a CPU with one tensor in its cache.
-        for batch in [params] if params and params[0].is_cuda else [[p] for p in params]:
-            self._step_batch(group, batch)
+    def ages(self) -> Tensor:
+        """How many active blocks there are of each age, int64 [MAX_AGE + 1]."""
+        counts = [torch.bincount(self.age[part].int(), minlength=MAX_AGE + 1) for part in self._parts()]
+        return torch.stack(counts).sum(0)
 
-    def _step_batch(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        grads = [p.grad for p in params if p.grad is not None]
-        means = [self.state[p]["exp_avg"] for p in params]
-        squares = [self.state[p]["exp_avg_sq"] for p in params]
-        ages = [self.state[p]["age"] for p in params]
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"steps": self.steps} | {key: getattr(self, key) for key in self.STATE}
 
-        torch._foreach_add_(ages, 1)
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        self.steps = int(state["steps"])
+        for key in self.STATE:
+            loaded = state[key]
+            assert isinstance(loaded, Tensor)
+            setattr(self, key, loaded.to(self.gradient.device, copy=True))
+        self.gradient = torch.zeros_like(self.master, dtype=self.gradient.dtype)
 
-        scale = torch._foreach_div(squares, _decay_minus_one(ages, beta2))
-        torch._foreach_neg_(scale)
-        torch._foreach_sqrt_(scale)
-        torch._foreach_add_(scale, group["eps"])
-        descent = torch._foreach_div(means, _decay_minus_one(ages, beta1))
+    def truncate(self, blocks: int) -> None:
+        """Keep the first `blocks` blocks only, and free the rest."""
+        for key in (*self.STATE, "gradient"):
+            setattr(self, key, getattr(self, key)[:blocks].clone())
 
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_addcdiv_(params, descent, scale, lr)  # the minus is in `descent`
+    def _parts(self) -> Iterator[slice]:
+        blocks, area = self.master.shape
+        length = max(1, CHUNK // area)
+        for start in range(0, blocks, length):
+            yield slice(start, min(start + length, blocks))
+
+    def _tables(self, lr: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """By age: the step size with its sign, the root of the second bias correction, and what the first moment is
+        multiplied by, if anything."""
+        oldest = min(self.steps, MAX_AGE)
+        size = -lr / self._correction1[: oldest + 1]
+        root = self._correction2[: oldest + 1]
+        if self.newborn.policy == "naive":
+            return size[-1:].expand(oldest + 1).float(), root[-1:].expand(oldest + 1), None
+        if self.newborn.policy == "reset":
+            return size.float(), root, None
+        ramp = (torch.arange(oldest + 1, device=size.device) / self.newborn.ramp_steps).clamp_(max=1)
+        ramp[-1] = 1  # of this age are the weights that were there from the start, and no others
+        if self.newborn.policy == "linear":
+            return (size * ramp).float(), root, None
+        return size.float(), root, ramp
 
 
-def _decay_minus_one(ages: list[Tensor], beta: float) -> list[Tensor]:
-    """β^age − 1, minus the bias correction; 1 − β^age itself would lose five digits in float32 at age 1."""
-    result = torch._foreach_mul(ages, math.log(beta) if beta > 0 else -math.inf)
-    torch._foreach_expm1_(result)
-    return list(result)
+def _sums_of_squares(update: Tensor, age: Tensor, newborn: int) -> Tensor:
+    """Sum of squares and number of weights of the age `newborn`, then of the older ones, [4]."""
+    squares, area = update.square().sum(1), update.shape[1]
+    of_age, older = (age == newborn).float(), (age > newborn).float()
+    return torch.stack([squares @ of_age, area * of_age.sum(), squares @ older, area * older.sum()])

@@ -7,24 +7,31 @@ This module imports no torch.
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from sparsedc import model
-from sparsedc.config import Density, Hyperparameters, PositiveInt, Section, Seed, Shape, validated
+from sparsedc.config import MAX_AGE, Density, Hyperparameters, PositiveInt, Section, Seed, Shape, validated
 from sparsedc.errors import InputError
-from sparsedc.sparsity.distribution import layer_counts
-from sparsedc.sparsity.methods import METHODS, method
-from sparsedc.sparsity.schedule import TopologySchedule
+from sparsedc.sparsity.distribution import active_blocks, layer_counts
+from sparsedc.sparsity.methods import METHODS, Method, method
+from sparsedc.sparsity.schedule import DensitySchedule, TopologySchedule
 
 #: Version of the training numerics. Raise it with every change that alters a loss: that, and no edited comment,
 #: makes finished cells stale. tests/train/test_golden.py fails when losses change and this does not.
-NUMERICS = 1
+NUMERICS = 2
 
 #: Version of the way from text to tokens. Raise it with every change that alters a token: all tokens, and with them
 #: all cells, are then stale.
 TEXT = 1
+
+#: Hyperparameters that only sparse methods have, only those whose topology changes, and only those that grow weights.
+GROWING_ONLY = {"drop_fraction", "final_drop_fraction", "newborn", "ramp_steps"}
+DYNAMIC_ONLY = GROWING_ONLY | {
+    "topology_updates", "topology_interval", "topology_stop", "initial_density", "density_shape",
+}  # fmt: skip
+SPARSE_ONLY = DYNAMIC_ONLY | {"distribution", "attention_ratio", "block"}
 
 FINGERPRINT_LENGTH = 8  # hexadecimal digits of the spec's sha256 in a cell's id
 
@@ -75,41 +82,94 @@ class Spec(Section):
     def counts(self) -> model.ParameterCounts:
         return model.count_parameters(self.shape, self.vocab_size)
 
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows × columns of the weights that are active together; single ones of a dense model, which has no mask."""
+        return (1, 1) if self.method == "dense" else self.training.block
+
     @cached_property
-    def layer_counts(self) -> dict[str, int]:
-        """Active weights of each maskable matrix."""
-        shapes = model.maskable_shapes(self.shape)
-        return layer_counts(shapes, self.density, self.training.distribution)
-
-    @property
-    def active_maskable(self) -> int:
-        return sum(self.layer_counts.values())
-
-    @property
     def topology(self) -> TopologySchedule:
+        """When the topology changes: never, where the method keeps it."""
+        dynamic = METHODS[self.method].dynamic
         return TopologySchedule(
             steps=self.steps,
-            updates=self.training.topology_updates,
+            updates=self.training.topology_updates if dynamic else 0,
             drop_fraction=self.training.drop_fraction,
             final_drop_fraction=self.training.final_drop_fraction,
             stop_fraction=self.training.topology_stop,
+            interval=self.training.topology_interval if dynamic else None,
         )
+
+    @cached_property
+    def density_schedule(self) -> DensitySchedule:
+        """How dense the maskable matrices are, from the first step to the last."""
+        initial = self.training.initial_density if METHODS[self.method].dynamic else None
+        return DensitySchedule(self.density, initial, self.training.density_shape, self.topology.update_steps)
+
+    def block_counts_at(self, update_step: int | None) -> dict[str, int]:
+        """Active blocks of each maskable matrix after the topology update at a step; None: before the first."""
+        schedule = self.density_schedule
+        return self._block_counts(schedule.start if update_step is None else schedule.density_at(update_step))
+
+    @property
+    def block_counts(self) -> dict[str, int]:
+        """Active blocks of each maskable matrix when training ends."""
+        return self._block_counts(self.density)
+
+    def _block_counts(self, density: float) -> dict[str, int]:
+        training = self.training
+        return dict(
+            _layer_counts(self.shape, density, training.distribution, self.block, training.attention_ratio)
+        )  # the cached one stays as it is
+
+    @property
+    def active_maskable(self) -> int:
+        """Active weights of all maskable matrices when training ends."""
+        return self._active_maskable(self.density)
+
+    @property
+    def active_maskable_mean(self) -> float:
+        """The same, on average over the steps of training: a step has the topology that the last update before it
+        left."""
+        schedule = self.density_schedule
+        densities = [schedule.start, *map(schedule.density_at, schedule.update_steps)]
+        ends = [*schedule.update_steps, self.steps]
+        spans = (end - begin for begin, end in zip((0, *schedule.update_steps), ends, strict=True))
+        total = sum(self._active_maskable(density) * span for density, span in zip(densities, spans, strict=True))
+        return total / self.steps
+
+    def _active_maskable(self, density: float) -> int:
+        area = self.block[0] * self.block[1]
+        return active_blocks(self.counts.maskable // area, density) * area
 
     def flops(self, sparse: bool) -> float:
         """Training FLOPs in all, on ideal sparse or on dense hardware."""
-        active = self.active_maskable if sparse else None
+        active = self.active_maskable_mean if sparse else None
         return model.training_flops(self.shape, self.vocab_size, self.sequence_length, self.tokens, active)
 
     def content(self) -> dict[str, Any]:
         """What is hashed and written: hyperparameters without effect on this cell are left out, so that changing
         them makes no other cell of it."""
-        unused = set() if self.training.lr_schedule == "wsd" else {"decay_fraction"}
-        if self.training.maskable_lr in (None, self.training.lr):
-            unused |= {"maskable_lr"}
-        if self.method == "dense":
-            unused |= {"distribution"}
-        if not METHODS[self.method].dynamic:
-            unused |= {"drop_fraction", "final_drop_fraction", "topology_updates", "topology_stop"}
+        training, chosen = self.training, METHODS[self.method]
+        has_no_effect = {
+            "decay_fraction": training.lr_schedule != "wsd",
+            "maskable_lr": training.maskable_lr in (None, training.lr),
+            "attention_ratio": training.distribution != "attention",
+            "block": training.block == (1, 1),
+            "topology_updates": training.topology_interval is not None,
+            "topology_interval": training.topology_interval is None,
+            "initial_density": training.initial_density in (None, self.density),
+            "density_shape": training.initial_density in (None, self.density),
+            "newborn": training.newborn == "reset",
+            "ramp_steps": training.newborn not in ("linear", "compounding"),
+        }
+        unused = {key for key, without in has_no_effect.items() if without}
+        if chosen.name == "dense":
+            unused |= SPARSE_ONLY
+        if not chosen.dynamic:
+            unused |= DYNAMIC_ONLY
+        if not chosen.grows:
+            unused |= GROWING_ONLY
         return self.model_dump(mode="json", exclude={"training": unused})
 
     def check(self) -> None:
@@ -140,9 +200,53 @@ class Spec(Section):
                 "Lower it, or raise unique_tokens or epochs.",
             )  # fmt: skip
         if chosen.name != "dense":
-            _ = self.layer_counts  # raises where a layer would be left without weights
-        if chosen.dynamic:
-            _ = self.topology.update_steps  # raises where the schedule cannot be
+            self._check_sparse(chosen)
+
+    def _check_sparse(self, chosen: Method) -> None:
+        training = self.training
+        for field in ("beta1", "beta2"):
+            if getattr(training, field) ** MAX_AGE > 2**-25:
+                raise InputError(
+                    field, getattr(training, field),
+                    f"too slow for a sparse method: ages of weights are 16-bit, and after {MAX_AGE} steps Adam's bias "
+                    "correction would still matter",
+                    "Use 0.9994 or less.",
+                )  # fmt: skip
+        initial = training.initial_density
+        if initial is not None and not chosen.dynamic:
+            raise InputError(
+                "initial_density", initial, f"the topology of {chosen.name} is fixed, and with it the density",
+                "Leave it out, or set it in `overrides` of the other methods.",
+            )  # fmt: skip
+        if chosen.dynamic and not chosen.grows and (initial is None or initial <= self.density):
+            raise InputError(
+                "initial_density", initial, f"{chosen.name} only drops weights, down to the density {self.density}",
+                "Give a higher initial_density, such as 1.",
+            )  # fmt: skip
+        updates = self.topology.update_steps  # raises where there would be none
+        if chosen.window:
+            gap = min((after - before for before, after in zip((0, *updates), updates, strict=False)), default=None)
+            if gap is not None and gap < chosen.window:
+                field = "topology_updates" if training.topology_interval is None else "topology_interval"
+                raise InputError(
+                    field, getattr(training, field),
+                    f"{chosen.name} grows by the gradients of {chosen.window} steps, but has {gap} before some update",
+                    f"Give a topology_interval of at least {chosen.window}, or train for more steps.",
+                )  # fmt: skip
+        # Raises where a layer would be left without a block. One with two blocks at the end has a share of more than
+        # one, which only a higher density raises; then the densities on the way there need no look.
+        final = self.block_counts
+        if self.density_schedule.initial is not None and min(final.values()) < 2:
+            for density in {self.density_schedule.density_at(step) for step in (0, *updates)}:
+                self._block_counts(density)
+
+
+@lru_cache(maxsize=2**10)  # the cells of a study share few
+def _layer_counts(
+    shape: Shape, density: float, distribution: str, block: tuple[int, int], attention_ratio: float
+) -> dict[str, int]:
+    shapes = model.maskable_shapes(shape)
+    return layer_counts(shapes, density, distribution, block=block, attention_ratio=attention_ratio)
 
 
 def read_spec(path: Path) -> Spec:

@@ -111,14 +111,16 @@ class Study:
                 raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
 
     def _cell(self, listed: Listed, used: set[int]) -> Cell:
-        own: dict[str, Any] = {}
+        own: list[dict[str, Any]] = []
         for index, override in enumerate(self.config.overrides, start=len(self.config.exclude)):
             if _picks(override, listed):
                 used.add(index)
-                own |= override.set
-        own |= listed.set
-        training = validated(Hyperparameters, {**self.config.training.model_dump(), **own}, where="training")
-        if "maskable_lr" not in own:
+                own.append(override.set)
+        own.append(listed.set)
+        common = self.config.training.model_dump(exclude_unset=True)
+        merged = _merged(method(listed.method).defaults, common, *own)
+        training = validated(Hyperparameters, merged, where="training")
+        if not any("maskable_lr" in layer for layer in own):
             rate = (training.maskable_lr or training.lr) * listed.density**-self.config.lr_density_exponent
             # Twelve digits: powers differ in the last ones from machine to machine, and the cell's id is not to.
             training = training.model_copy(update={"maskable_lr": float(f"{rate:.12g}")})
@@ -164,6 +166,19 @@ def _product(factors: Factors) -> Iterator[Listed]:
             seed=seed,
             set=dict(zip(factors.sweep, values, strict=True)),
         )
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of which later layers win. What says anew when the topology changes, by the number of updates
+    or by their interval, wins over what said it the other way."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if "topology_updates" in layer:
+            merged.pop("topology_interval", None)
+        if layer.get("topology_interval") is not None:
+            merged.pop("topology_updates", None)
+        merged |= layer
+    return merged
 
 
 def _picks(selector: Selector, cell: Listed) -> bool:

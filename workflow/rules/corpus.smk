@@ -13,15 +13,15 @@ localrules:
     data,
 
 
-# The study as validated, all defaults filled in: what the commands after training read, so that an edit of the study
-# file while jobs wait in a queue does not reach them.
+# The study as validated: what the commands after training read, so that an edit of the study file while jobs wait in a
+# queue does not reach them. Defaults stay unwritten, because a method may bring others.
 rule study:
     output:
         f"{RESULTS}/study.json",
     log:
         f"{RESULTS}/logs/study.log",
     params:
-        study=canonical_json(STUDY.config.model_dump(mode="json")),
+        study=canonical_json(STUDY.config.model_dump(mode="json", exclude_unset=True)),
     shell:
         "printf '%s\\n' {params.study:q} > {output} 2> >(tee {log} >&2)"
 

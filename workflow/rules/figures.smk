@@ -1,7 +1,7 @@
 # What a person looks at.
 
 
-for FIGURE in DRAWN:  # a rule each, because a caption cannot depend on a wildcard
+for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: a caption depends on no wildcard
 
     rule:
         name:
@@ -27,6 +27,31 @@ for FIGURE in DRAWN:  # a rule each, because a caption cannot depend on a wildca
         shell:
             "sparsedc figure {params.figure} --runs {input.runs} --law {params.law} {params.budgets}"
             " --out {params.stem} 2> >(tee {log} >&2)"
+
+
+for FIGURE in [name for name in DRAWN if name in OBSERVED]:  # these ask no law, so that none need be fitted
+
+    rule:
+        name:
+            f"figure_{FIGURE}"
+        input:
+            runs=f"{RESULTS}/runs.csv",
+            table=f"{RESULTS}/{FIGURE}.csv",
+        output:
+            report(
+                f"{RESULTS}/figures/{FIGURE}.svg",
+                caption=f"../report/{FIGURE}.rst",
+                category="Figures",
+                labels={"figure": FIGURES[FIGURE]},
+            ),
+            f"{RESULTS}/figures/{FIGURE}.png",
+        log:
+            f"{RESULTS}/logs/figure/{FIGURE}.log",
+        params:
+            figure=FIGURE,
+            stem=subpath(output[0], strip_suffix=".svg"),
+        shell:
+            "sparsedc figure {params.figure} --runs {input.runs} --out {params.stem} 2> >(tee {log} >&2)"
 
 
 rule summary:

@@ -57,8 +57,10 @@ rule runs:
         cells=f"{RESULTS}/cells.tsv",
         metrics=expand(f"{RESULTS}/cells/{{cell}}/metrics.json", cell=STUDY.cells),
     output:
-        report(f"{RESULTS}/runs.csv", caption="../report/runs.rst", category="Tables"),
+        runs=report(f"{RESULTS}/runs.csv", caption="../report/runs.rst", category="Tables"),
+        topology=f"{RESULTS}/topology.csv",
+        stability=f"{RESULTS}/stability.csv",
     log:
         f"{RESULTS}/logs/runs.log",
     shell:
-        "sparsedc runs collect {input.cells} {output} 2> >(tee {log} >&2)"
+        "sparsedc runs collect {input.cells} {output.runs} 2> >(tee {log} >&2)"

@@ -1,211 +1,407 @@
-"""The engine that applies a method: masks of exact counts, and topology updates that change them.
+"""The engine that applies a method: masks of exact counts, topology updates, and weights that train where they live.
 
-A training step calls it twice:
+A training step calls it four times:
 
-    loss.backward()
-    engine.before_step(step)              # inactive weights get no gradient
-    clip_grad_norm_(...)
-    optimizer.step()
-    engine.after_step(step, optimizer)    # at an update step: drop, grow
+    engine.begin(step)
+    loss.backward()                 # a hook takes each layer's active gradients; the dense ones die there
+    engine.gradient_norm()          # part of the norm by which gradients are clipped
+    engine.step(lr, clip)           # AdamW on the active blocks
+    engine.update_topology()        # at an update step: drop, grow
 
-Masks depend on the seed, the step and the layer's name, and on the tensors; never on the order of layers, the
-device or the rank.
+Masks depend on the seed, the step and the layer's name, and on the tensors; never on the order of layers, the device
+or the rank.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from math import floor, prod
+from math import floor
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsedc.errors import InputError
-from sparsedc.optim import AdamW
-from sparsedc.sparsity.methods import Dense, Method
+from sparsedc.optim import Newborn, SparseAdamW, UpdateSizes
+from sparsedc.sparsity.draws import Draws
+from sparsedc.sparsity.layer import KEPT_INDICES, Blocks, SparseLayer
+from sparsedc.sparsity.methods import Memory, Method
 from sparsedc.sparsity.schedule import TopologySchedule
+
+Bits = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class TopologyUpdate:
-    """What one topology update did.
+    """What one topology update did; lists are by layer, in the order of their names, and count blocks.
 
-    Args:
+    Attributes:
         step: the optimizer step after which it happened.
-        drop_fraction: share of each layer's active weights that it dropped.
-        replaced: by layer, how many weights became active that were not; a weight that was dropped and grown
-            again in the same update counts as dropped, but not here.
+        drop_fraction: share of each layer's active blocks that it replaced.
+        active: active blocks after it.
+        replaced: blocks that are active now and were not before; a block that was dropped and grown again in the
+            same update is none of them.
+        ages: of the active weights just before, in steps: minimum, quartiles, maximum.
+        overlap: share of the blocks active at the start of training that are active now.
+        explored: share of all blocks that have ever been active (in-time over-parameterisation; Liu et al. 2021,
+            arXiv 2102.02887).
     """
 
     step: int
     drop_fraction: float
-    replaced: dict[str, int]
+    active: list[int]
+    replaced: list[int]
+    ages: list[int]
+    overlap: float
+    explored: float
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The inactive blocks that may be grown, and how active ones would score if they were dropped."""
+
+    ids: Tensor  # of the highest scored inactive blocks, ascending
+    scores: Tensor
+    active: Tensor | None  # scores of the active blocks; None where none is taken back
 
 
 class SparseEngine:
     """Keeps a model sparse while a method moves its weights.
 
-    A layer whose count is its size gets no mask and costs nothing: dense training passes through untouched.
-
-    Construction zeroes the inactive weights of a random topology. To resume, construct first, then load the
-    model's weights and this engine's state.
+    Construction zeroes the inactive weights of a random topology. To resume, construct first, then load the model's
+    weights and this engine's state.
 
     Args:
-        weights: the maskable parameters by name.
-        counts: active weights of each, as `layer_counts` gives them.
+        weights: the maskable parameters by name; none for dense training, which the engine then does not touch.
+        counts: active blocks of each layer, by update step, None before the first: `Spec.block_counts_at`.
+        block: (rows, columns) of a block; each layer's are multiples.
         method: how drops and growth are scored.
         schedule: when the topology changes, and by how much.
         seed: of the initial topology and of random growth.
+        betas, eps, weight_decay, newborn: of AdamW.
+        compute_dtype: of the weights in matrix products, such as torch.bfloat16; by default their own. The optimizer's
+            own weights are float32 all the same.
+        keep_ids: keep the ids of active blocks, 8 bytes each, instead of making them anew from the masks twice a
+            step; by default for small models.
+        average: averages a tensor in place over the ranks of data-parallel training.
+
+    Raises:
+        InputError: counts that are not the layers', or not between 1 and all.
     """
 
     def __init__(
         self,
         weights: dict[str, torch.nn.Parameter],
-        counts: dict[str, int],
+        counts: Callable[[int | None], dict[str, int]],
         method: Method,
         schedule: TopologySchedule,
         seed: int,
+        *,
+        block: tuple[int, int] = (1, 1),
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        newborn: Newborn = Newborn(),  # noqa: B008  (frozen)
+        compute_dtype: torch.dtype | None = None,
+        keep_ids: bool | None = None,
+        average: Callable[[Tensor], None] | None = None,
     ) -> None:
-        if weights.keys() != counts.keys():
-            missing = sorted(weights.keys() ^ counts.keys())
-            raise InputError("counts", missing, "not the weights' layers", "Give one count for each weight.")
-        for name, count in counts.items():
-            if not 1 <= count <= weights[name].numel():
-                raise InputError(f"counts.{name}", count, f"not in 1 … {weights[name].numel()}", "Use layer_counts.")
-        self.method, self.schedule, self.seed = method, schedule, seed
-        self.active = sum(counts.values())
-        self.maskable = sum(weight.numel() for weight in weights.values())
-        if isinstance(method, Dense) and self.active < self.maskable:
-            raise InputError(
-                "density", self.active / self.maskable, "below 1 with method dense", "Use a sparse method."
+        self.method, self.schedule, self.seed, self._counts = method, schedule, seed, counts
+        self._average = average
+        first = counts(None) if weights else {}
+        if weights.keys() != first.keys():
+            differ = sorted(weights.keys() ^ first.keys())
+            raise InputError("counts", differ, "not the weights' layers", "Give one count for each weight.")
+        if keep_ids is None:
+            keep_ids = sum(weight.numel() for weight in weights.values()) <= KEPT_INDICES
+        self.layers: list[SparseLayer] = []
+        for name in sorted(weights):
+            weight = weights[name]
+            blocks = Blocks(weight.shape[0], weight.shape[1], block)
+            if not 1 <= first[name] <= blocks.count:
+                raise InputError(f"counts.{name}", first[name], f"not in 1 … {blocks.count}", "Use layer_counts.")
+            scores = self._draws("init", 0, name, weight.device).uniform(blocks.count)
+            ids = highest(scores, first[name])
+            self.layers.append(SparseLayer.masked(name, weight, block, ids, keep_ids))
+        self.memories: list[Memory] = [{} for _ in self.layers]
+        self._candidates: list[_Candidates | None] = [None for _ in self.layers]
+        self._step = 0
+        self._looking = False
+        self._next_update: int | None = None
+        self._initial = [_host(layer) for layer in self.layers]
+        self._explored = [bits.copy() for bits in self._initial]
+        self._places = self._slices()
+        self.optimizer: SparseAdamW | None = None
+        if self.layers:
+            dtype = compute_dtype or self.layers[0].weight.dtype
+            self.optimizer = SparseAdamW(self._gathered(), dtype, betas, eps, weight_decay, newborn)
+            for layer in self.layers:
+                layer.weight.data = layer.weight.data.to(dtype)
+        for number, layer in enumerate(self.layers):
+            layer.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                partial(self._take, number)
             )
-        self.counts = {name: counts[name] for name in sorted(counts) if counts[name] < weights[name].numel()}
-        self.weights = {name: weights[name] for name in self.counts}
-        self.masks = {name: self._random_mask(name) for name in self.counts}
-        self._gradients: dict[str, Tensor] = {}  # dense, from before_step to after_step of an update step
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.masked_fill_(~self.masks[name], 0)
+
+    @property
+    def active(self) -> int:
+        """Active weights now."""
+        return sum(layer.active * layer.blocks.area for layer in self.layers)
 
     def updates_at(self, step: int) -> bool:
         """Does the topology change after this optimizer step (counted from 1)?"""
-        return self.method.dynamic and bool(self.masks) and step in self.schedule.update_steps
+        return self.method.dynamic and bool(self.layers) and step in self.schedule.update_steps
 
-    def needs_gradient(self, step: int) -> bool:
-        """Does this step need the gradients of inactive weights too?"""
-        return self.method.needs_gradient and self.updates_at(step)
+    def looks_at(self, step: int) -> bool:
+        """Does the method look at the gradients of inactive weights at this step?"""
+        window = self.method.window
+        later = [update for update in self.schedule.update_steps if update >= step] if self.layers else []
+        return bool(later) and self.method.window != 0 and (window is None or later[0] < step + window)
 
-    @torch.no_grad()
-    def before_step(self, step: int) -> None:
-        """Zero the gradients of inactive weights; keep them first where growth will look at them."""
-        keep = self.needs_gradient(step)
-        for name, weight in self.weights.items():
-            if weight.grad is None:
-                continue
-            if keep:
-                self._gradients[name] = weight.grad.clone()
-            # Not a product with the mask, which would make an inactive weight's infinite gradient NaN.
-            weight.grad.masked_fill_(~self.masks[name], 0)
+    def begin(self, step: int) -> None:
+        """Say which optimizer step the next backward pass is of."""
+        self._step = step
+        later = [update for update in self.schedule.update_steps if update >= step] if self.method.dynamic else []
+        self._next_update = later[0] if later else None
+        self._looking = self.looks_at(step)
 
     @torch.no_grad()
-    def after_step(self, step: int, optimizer: AdamW) -> TopologyUpdate | None:
-        """At an update step, drop and grow as many weights in each layer; otherwise nothing is left to do.
+    def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
+        """AdamW on the active weights; `SparseAdamW.step` explains the arguments."""
+        if self.optimizer is None:
+            return None
+        sizes = self.optimizer.step(lr, clip, measured_age)
+        for layer, here in zip(self.layers, self._places, strict=True):
+            layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.master[here])
+        return sizes
 
-        Inactive weights need no zeroing here: AdamW leaves a weight of zero gradient, moments and value at
-        zero exactly, which `check` asserts at every update.
-        """
-        if not self.updates_at(step):
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor | None:
+        """Norm of the active gradients of the last backward pass, averaged over ranks; None without layers."""
+        if self.optimizer is None:
+            return None
+        if self._average is not None and not self._looking:
+            self._average(self.optimizer.gradient)
+        return self.optimizer.gradient_norm()
+
+    @torch.no_grad()
+    def update_topology(self) -> TopologyUpdate | None:
+        """At an update step, drop and grow blocks in each layer; otherwise nothing is to be done."""
+        if self.optimizer is None or not self.updates_at(self._step):
             return None
         self.check()
-        fraction = self.schedule.drop_fraction_at(step)
-        replaced = {name: self._update(name, step, fraction, optimizer) for name in self.masks}
-        self._gradients.clear()
+        fraction, targets = self.schedule.drop_fraction_at(self._step), self._counts(self._step)
+        ages = _quartiles(self.optimizer.ages())
+        end, replaced = 0, []
+        for number, layer in enumerate(self.layers):
+            target = targets[layer.name]
+            replaced.append(self._move(number, end, target))
+            end += target
+        self._places = self._slices()
+        if end < len(self.optimizer.age):
+            self.optimizer.truncate(end)
         self.check()
-        return TopologyUpdate(step, fraction, replaced)
+        now = [_host(layer) for layer in self.layers]
+        for explored, bits in zip(self._explored, now, strict=True):
+            explored |= bits
+        return TopologyUpdate(
+            step=self._step,
+            drop_fraction=fraction,
+            active=[layer.active for layer in self.layers],
+            replaced=replaced,
+            ages=ages,
+            overlap=_ones(a & b for a, b in zip(self._initial, now, strict=True)) / _ones(self._initial),
+            explored=_ones(self._explored) / sum(layer.blocks.count for layer in self.layers),
+        )
 
     def check(self) -> None:
-        """Raise unless every layer has exactly its count of active weights and zeros elsewhere.
+        """Raise unless every layer has exactly its count of active blocks and zeros elsewhere.
 
-        NaN passes: a diverged run's clipping norm spreads it to all gradients, and divergence is a result
-        that the loss reports, not a broken topology.
+        NaN passes: divergence is a result that the loss reports, not a broken topology.
         """
-        for name, mask in self.masks.items():
-            active = int(mask.sum())
-            if active != self.counts[name]:
-                raise RuntimeError(f"{name} has {active} active weights instead of {self.counts[name]}")
-            if bool(self.weights[name][~mask].nan_to_num(nan=0.0).any()):
-                raise RuntimeError(f"{name} has inactive weights that are not zero")
+        for layer in self.layers:
+            active = int(layer.mask().sum())
+            if active != layer.active:
+                raise RuntimeError(f"{layer.name} has {active} active blocks instead of {layer.active}")
+            elsewhere = layer.weight.detach().clone()
+            ids = layer.ids()
+            zeros = elsewhere.new_zeros(len(ids), layer.blocks.area)
+            layer.blocks.scatter(elsewhere, ids, zeros)
+            if bool(elsewhere.any()):
+                raise RuntimeError(f"{layer.name} has inactive weights that are not zero")
 
     def mask_hash(self) -> str:
         """SHA-256 of all masks: equal on every rank and device, or something is wrong."""
         digest = sha256()
-        for name, mask in self.masks.items():
-            digest.update(name.encode() + b"\0" + _pack(mask).numpy().tobytes())
+        for layer in self.layers:
+            digest.update(layer.name.encode() + b"\0" + _host(layer).tobytes())
         return digest.hexdigest()
 
+    def persistent_bytes(self) -> int:
+        """Device memory that lasts from step to step, by enumeration of tensors: weights, masks, optimizer state,
+        gradients, kept ids and memories."""
+        tensors = [tensor for layer in self.layers for tensor in (layer.weight, layer.bits)]
+        tensors += [layer._ids for layer in self.layers if layer._ids is not None]
+        tensors += [tensor for memory in self.memories for tensor in memory.values()]
+        if self.optimizer is not None:
+            tensors += [getattr(self.optimizer, key) for key in (*SparseAdamW.STATE, "gradient")]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def state_dict(self) -> dict[str, Any]:
-        """The masks, eight weights a byte: all that a resumed run needs beside weights and optimizer."""
-        return {"masks": {name: _pack(mask) for name, mask in self.masks.items()}}
+        """All that a resumed run needs beside the model's weights."""
+        return {
+            "masks": {layer.name: layer.bits.cpu() for layer in self.layers},
+            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "memories": {layer.name: memory for layer, memory in zip(self.layers, self.memories, strict=True)},
+            "initial": [torch.from_numpy(bits) for bits in self._initial],
+            "explored": [torch.from_numpy(bits) for bits in self._explored],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the masks of `state_dict`; the weights are the model's to load."""
-        packed: dict[str, Tensor] = state["masks"]
-        if packed.keys() != self.masks.keys():
-            differ = sorted(packed.keys() ^ self.masks.keys())
+        """Take over masks, optimizer and memories; the weights are the model's to load.
+
+        Raises:
+            InputError: it is another cell's state.
+        """
+        masks: dict[str, Tensor] = state["masks"]
+        if masks.keys() != {layer.name for layer in self.layers}:
+            differ = sorted(masks.keys() ^ {layer.name for layer in self.layers})
             raise InputError("masks", differ, "not this model's masked layers", "Resume with the same cell.")
-        for name, mask in self.masks.items():
-            loaded = _unpack(packed[name], mask.shape)
-            if int(loaded.sum()) != self.counts[name]:
+        if self.optimizer is None:
+            return
+        steps = int(state["optimizer"]["steps"])
+        past = [update for update in self.schedule.update_steps if update <= steps] if self.method.dynamic else []
+        counts = self._counts(past[-1] if past else None)
+        for number, layer in enumerate(self.layers):
+            active = int(np.bitwise_count(masks[layer.name].numpy()).sum())
+            if active != counts[layer.name]:
                 raise InputError(
-                    f"masks.{name}",
-                    int(loaded.sum()),
-                    f"active weights instead of {self.counts[name]}",
+                    f"masks.{layer.name}", active, f"active blocks instead of {counts[layer.name]}",
                     "Resume with the same cell.",
-                )
-            mask.copy_(loaded)
+                )  # fmt: skip
+            layer.load_bits(masks[layer.name])
+            device = layer.weight.device
+            self.memories[number] = {k: v.to(device, copy=True) for k, v in state["memories"][layer.name].items()}
+            self._initial[number] = state["initial"][number].cpu().numpy().copy()
+            self._explored[number] = state["explored"][number].cpu().numpy().copy()
+        self._places = self._slices()
+        self.optimizer.load_state_dict(state["optimizer"])
 
-    def _update(self, name: str, step: int, fraction: float, optimizer: AdamW) -> int:
-        """Drop and grow in one layer; returns how many weights became active that were not."""
-        weight, mask, generator = self.weights[name], self.masks[name], self._generator("update", step, name)
-        n = min(floor(fraction * self.counts[name]), mask.numel() - self.counts[name])
-        dropped = _lowest(self.method.drop_scores(weight, generator), mask, n)
-        mask &= ~dropped
-        # Growth may take a just-dropped weight back, as RigL's may: its gradient says it is wanted.
-        scores = self.method.grow_scores(weight, self._gradients.get(name), generator)
-        grown = _lowest(-scores, ~mask, n)
-        mask |= grown
-        changed = dropped | grown
-        weight.masked_fill_(changed, 0)
-        optimizer.forget(weight, changed)
-        return int((grown & ~dropped).sum())
+    # ------------------------------------------------------------------------------------------------ internals
 
-    def _random_mask(self, name: str) -> Tensor:
-        weight = self.weights[name]
-        order = torch.randperm(weight.numel(), generator=self._generator("init", 0, name))
-        mask = torch.zeros(weight.numel(), dtype=torch.bool)
-        mask[order[: self.counts[name]]] = True
-        return mask.view(weight.shape).to(weight.device)
+    @torch.no_grad()
+    def _gathered(self) -> Tensor:
+        """The active weights, [active blocks, area]."""
+        like = self.layers[0].weight
+        area, total = self.layers[0].blocks.area, sum(layer.active for layer in self.layers)
+        gathered = torch.empty(total, area, dtype=like.dtype, device=like.device)
+        for layer, here in zip(self.layers, self._places, strict=True):
+            layer.blocks.gather(layer.weight.data, layer.ids(), gathered[here])
+        return gathered
 
-    def _generator(self, purpose: str, step: int, name: str) -> torch.Generator:
-        """A stream of its own for each draw, on the CPU: no draw shifts another."""
-        digest = sha256(f"{self.seed}/{purpose}/{step}/{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+    def _slices(self) -> list[slice]:
+        """Each layer's place among all active blocks."""
+        ends = np.cumsum([layer.active for layer in self.layers]).tolist()
+        return [slice(end - layer.active, end) for layer, end in zip(self.layers, ends, strict=True)]
+
+    def _births(self, layer: SparseLayer, step: int) -> int:
+        """How many blocks the update at `step` grows in a layer."""
+        if not self.method.grows:
+            return 0
+        target = self._counts(step)[layer.name]
+        free = layer.blocks.count - (target if self.method.takes_back else layer.active)
+        return min(floor(self.schedule.drop_fraction_at(step) * target), free)
+
+    @torch.no_grad()
+    def _take(self, number: int, weight: Tensor) -> None:
+        """Keep the active part of a layer's gradient, let the method look at the rest, and free it."""
+        layer, gradient = self.layers[number], weight.grad
+        assert gradient is not None
+        assert self.optimizer is not None
+        if self._looking:
+            assert self._next_update is not None
+            if self._average is not None:
+                self._average(gradient)
+            blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
+            inactive = (~layer.mask()).nonzero().squeeze(1)
+            self.method.observe(self.memories[number], blocks, inactive, births)
+            if self._next_update == self._step:
+                self._candidates[number] = self._rank(number, blocks, births)
+        layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
+        weight.grad = None
+
+    def _rank(self, number: int, gradient: Tensor | None, births: int) -> _Candidates:
+        layer = self.layers[number]
+        draws = self._draws("grow", self._step, layer.name, layer.weight.device)
+        scores = self.method.grow_scores(layer.blocks.count, gradient, self.memories[number], draws)
+        inactive = (~layer.mask()).nonzero().squeeze(1)
+        best = highest(scores[inactive], min(births, len(inactive)))
+        active = scores[layer.ids()] if self.method.takes_back else None
+        return _Candidates(inactive[best], scores[inactive[best]], active)
+
+    def _move(self, number: int, start: int, target: int) -> int:
+        """Drop and grow in one layer until `target` blocks are active, and move its state to `start`, which is not
+        behind its present place; returns how many blocks became active that were not."""
+        layer, here, optimizer = self.layers[number], self._places[number], self.optimizer
+        assert optimizer is not None
+        births = self._births(layer, self._step)
+        ids = layer.ids()
+        draws = self._draws("drop", self._step, layer.name, layer.weight.device)
+        drops = layer.active - target + births
+        dropped = highest(-self.method.drop_scores(optimizer.master[here], draws), drops) if drops else ids[:0]
+        born = self._choose(number, ids[dropped], dropped, births) if births else ids[:0]
+        kept = torch.ones(layer.active, dtype=torch.bool, device=ids.device)
+        kept[dropped] = False
+        after, order = torch.cat([ids[kept], born]).sort()
+        zeros = layer.weight.new_zeros(len(dropped), layer.blocks.area)
+        layer.blocks.scatter(layer.weight.data, ids[dropped], zeros)
+        for key in SparseAdamW.STATE:
+            state: Tensor = getattr(optimizer, key)
+            survivors = state[here][kept]
+            state[start : start + target] = torch.cat([survivors, survivors.new_zeros(births, *state.shape[1:])])[order]
+        layer.activate(after)
+        return births - int(torch.isin(born, ids).sum())
+
+    def _choose(self, number: int, dropped_ids: Tensor, dropped: Tensor, births: int) -> Tensor:
+        """Ids of the blocks that an update grows; `dropped` are places among the layer's active blocks."""
+        candidates = self._candidates[number] or self._rank(number, None, births)
+        self._candidates[number] = None
+        among, scores = candidates.ids, candidates.scores
+        if candidates.active is not None:
+            among, order = torch.cat([among, dropped_ids]).sort()
+            scores = torch.cat([scores, candidates.active[dropped]])[order]
+        return among[highest(scores, births)]
+
+    def _draws(self, purpose: str, step: int, name: str, device: torch.device) -> Draws:
+        """A stream of its own for each draw: no draw shifts another."""
+        return Draws(f"{self.seed}/{purpose}/{step}/{name}", device)
 
 
-def _lowest(scores: Tensor, among: Tensor, n: int) -> Tensor:
-    """Mask of exactly the n lowest scores among the candidates; ties go to the lower index."""
-    candidates = among.flatten().nonzero().squeeze(1)
-    order = scores.flatten()[candidates].argsort(stable=True)
-    chosen = torch.zeros_like(among)
-    chosen.view(-1)[candidates[order[:n]]] = True
-    return chosen
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores, ascending; ties go to the lower index, and NaN counts as lowest."""
+    if count == len(scores):
+        return torch.arange(count, device=scores.device)
+    if count == 0:
+        return torch.arange(0, device=scores.device)
+    scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    threshold = scores.topk(count, sorted=False).values.min()
+    above, tied = scores > threshold, scores == threshold
+    return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).nonzero().squeeze(1)
 
 
-def _pack(mask: Tensor) -> Tensor:
-    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+def _quartiles(counts: Tensor) -> list[int]:
+    """Minimum, quartiles and maximum (nearest rank) of what has the value i `counts[i]` times."""
+    below = counts.cumsum(0).cpu().numpy()
+    ranks = [max(1, -(-quarter * int(below[-1]) // 4)) for quarter in range(5)]
+    return [int(value) for value in np.searchsorted(below, ranks)]
 
 
-def _unpack(packed: Tensor, shape: torch.Size) -> Tensor:
-    bits = np.unpackbits(packed.cpu().numpy(), count=prod(shape))
-    return torch.from_numpy(bits.astype(bool)).view(shape)
+def _host(layer: SparseLayer) -> Bits:
+    bits: Bits = layer.bits.cpu().numpy().copy()
+    return bits
+
+
+def _ones(masks: Any) -> int:
+    return sum(int(np.bitwise_count(bits).sum()) for bits in masks)

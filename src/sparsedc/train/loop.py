@@ -23,7 +23,7 @@ from sparsedc import model as models
 from sparsedc.corpus.tokens import Tokens, budget
 from sparsedc.errors import InputError
 from sparsedc.evaluate import HeldOut, held_out, token_losses
-from sparsedc.optim import AdamW
+from sparsedc.optim import Newborn
 from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import Spec, fingerprint
@@ -34,6 +34,8 @@ from sparsedc.train.schedule import lr_share
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
 EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation: 256 MiB in fp32, whatever the vocabulary
 CURVE_POINTS = 200  # of the training curve that is kept
+RATIO_STEPS = 16  # after a topology update, in which the updates of grown weights are measured
+AROUND = range(-8, 33)  # steps from a topology update, whose losses are kept
 
 
 @dataclass
@@ -41,7 +43,11 @@ class Trainer:
     """The state of one cell in training: model, optimizer, sparse engine, and the losses so far.
 
     Attributes:
+        engine: trains the maskable matrices of a sparse method.
+        optimizer: trains everything else; of a dense model, everything.
         losses: training loss of every step so far, in nats per token, shape (steps,), on the device.
+        ratios: size of the updates of newly grown weights over that of older ones, at the s-th step after a topology
+            update, summed over updates, and the number of updates; shape (2, RATIO_STEPS), on the device.
         updates: what each topology update did.
         step: optimizer steps taken.
         seconds: spent in training, earlier attempts included.
@@ -50,8 +56,9 @@ class Trainer:
     spec: Spec
     model: torch.nn.Module
     engine: SparseEngine
-    optimizer: AdamW
+    optimizer: torch.optim.AdamW
     losses: torch.Tensor
+    ratios: torch.Tensor
     updates: list[TopologyUpdate]
     step: int = 0
     seconds: float = 0.0
@@ -63,17 +70,29 @@ class Trainer:
             device
         )
         maskable = models.maskable_weights(model, spec.shape)
-        engine = SparseEngine(maskable, spec.layer_counts, method(spec.method), spec.topology, spec.seed)
-        groups = parameter_groups(model, maskable, aged=bool(engine.masks))
-        optimizer = AdamW(
-            groups,
+        betas = (training.beta1, training.beta2)
+        engine = SparseEngine(
+            {} if spec.method == "dense" else maskable,
+            spec.block_counts_at,
+            method(spec.method),
+            spec.topology,
+            spec.seed,
+            block=spec.block,
+            betas=betas,
+            weight_decay=training.weight_decay,
+            newborn=Newborn(training.newborn, training.ramp_steps),
+            compute_dtype=autocast_dtype(device),
+        )
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, maskable, sparse=bool(engine.layers)),
             lr=training.lr,
-            betas=(training.beta1, training.beta2),
+            betas=betas,
             weight_decay=training.weight_decay,
             fused=device.type == "cuda",
         )
         model.train()
-        return cls(spec, model, engine, optimizer, torch.zeros(spec.steps, device=device), [])
+        losses, ratios = torch.zeros(spec.steps, device=device), torch.zeros(2, RATIO_STEPS, device=device)
+        return cls(spec, model, engine, optimizer, losses, ratios, [])
 
     def take_step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """One optimizer step on a batch of token ids, each of shape (sequences, sequence length)."""
@@ -83,18 +102,38 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = share * (self.spec.maskable_lr if group["maskable"] else training.lr)
         dtype = autocast_dtype(inputs.device)
+        self.engine.begin(self.step)
         with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
             logits = self.model(inputs).logits
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
-        self.engine.before_step(self.step)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip)
+        clip = self._clip()
         self.optimizer.step()
-        update = self.engine.after_step(self.step, self.optimizer)
+        since = self._steps_since_growth()
+        sizes = self.engine.step(share * self.spec.maskable_lr, clip, since)
+        if sizes is not None and since is not None:
+            self.ratios[:, since - 1] += torch.stack([sizes.newborn / sizes.kept, torch.ones_like(sizes.kept)])
+        update = self.engine.update_topology()
         if update is not None:
             self.updates.append(update)
         self.optimizer.zero_grad(set_to_none=True)
         self.losses[self.step - 1] = loss.detach()
+
+    def _clip(self) -> torch.Tensor:
+        """Clip gradients outside the engine by the global norm over all active weights; returns the factor."""
+        dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = [torch.nn.utils.get_total_norm(dense), self.engine.gradient_norm()]
+        norm = torch.linalg.vector_norm(torch.stack([norm for norm in norms if norm is not None]))
+        factor: torch.Tensor = (self.spec.training.grad_clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(dense, factor)
+        return factor
+
+    def _steps_since_growth(self) -> int | None:
+        """Steps since the last topology update, this one included; None where nothing was grown, or long ago."""
+        if not self.updates or not any(self.updates[-1].replaced):
+            return None
+        since = self.step - self.updates[-1].step
+        return since if since <= RATIO_STEPS else None
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -104,6 +143,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
             "losses": self.losses,
+            "ratios": self.ratios,
             "updates": [asdict(update) for update in self.updates],
         }
 
@@ -113,21 +153,22 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.engine.load_state_dict(state["engine"])
         self.losses.copy_(state["losses"])
+        self.ratios.copy_(state["ratios"])
         self.updates = [TopologyUpdate(**update) for update in state["updates"]]
 
 
 def parameter_groups(
-    model: torch.nn.Module, maskable: dict[str, torch.nn.Parameter], aged: bool
+    model: torch.nn.Module, maskable: dict[str, torch.nn.Parameter], sparse: bool
 ) -> list[dict[str, Any]]:
-    """The maskable matrices, with a learning rate of their own and, where they are masked, ages; embedding and
-    head; norms, which do not decay."""
+    """What torch's AdamW trains: the maskable matrices, with a learning rate of their own, unless the engine trains
+    them; embedding and head; norms, which do not decay."""
     projections = {id(weight) for weight in maskable.values()}
     others = [p for p in model.parameters() if id(p) not in projections]
-    return [
-        {"params": list(maskable.values()), "maskable": True, "aged": aged},
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim > 1], "maskable": False},
         {"params": [p for p in others if p.ndim == 1], "maskable": False, "weight_decay": 0.0},
     ]
+    return groups if sparse else [{"params": list(maskable.values()), "maskable": True}, *groups]
 
 
 def train_cell(
@@ -187,6 +228,8 @@ def train_cell(
                 save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
                 saved = now
     trainer.engine.check()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # training's cache is of other sizes than evaluation's
     evaluated = None if diverged else evaluate(trainer.model, validation, spec)
     return metrics(trainer, evaluated, train, validation)
 
@@ -205,7 +248,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
     losses = trainer.losses[: trainer.step].double().cpu().numpy()
     last = losses[-max(1, spec.steps // 10) :]
     ok = evaluated is not None and math.isfinite(evaluated.loss)
-    active = spec.counts.active(trainer.engine.active)
+    active = spec.counts.active(trainer.engine.active or spec.counts.maskable)
     row = {
         "held_out": validation.sha256[:16],
         "method": spec.method,
@@ -220,7 +263,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "params_head": spec.counts.head,
         "params_maskable": spec.counts.maskable,
         "params_active": active,
-        "params_active_mean": float(active),
+        "params_active_mean": spec.counts.total - spec.counts.maskable + spec.active_maskable_mean,
         "flops_dense": spec.flops(sparse=False),
         "flops_sparse": spec.flops(sparse=True),
         "lr": spec.training.lr,
@@ -247,10 +290,8 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "held_out_tokens": evaluated.tokens if evaluated else None,
         "mask_hash": trainer.engine.mask_hash(),
         "curve": curve(losses),
-        "topology": [
-            {"step": u.step, "drop_fraction": u.drop_fraction, "replaced": sum(u.replaced.values())}
-            for u in trainer.updates
-        ],
+        "topology": topology(trainer),
+        "around_updates": around_updates(losses, trainer),
         "host": platform.node(),
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
@@ -266,6 +307,50 @@ def curve(losses: "np.ndarray[Any, np.dtype[np.float64]]") -> list[dict[str, flo
         {"step": int(stretch[-1]) + 1, "train_loss": mean if math.isfinite(mean) else None}
         for stretch, mean in zip(stretches, means, strict=True)
     ]
+
+
+def topology(trainer: Trainer) -> dict[str, Any] | None:
+    """What each topology update did, lists by layer; None where there was none."""
+    if not trainer.updates:
+        return None
+    layers = trainer.engine.layers
+    return {
+        "layers": [layer.name for layer in layers],
+        "blocks": [layer.blocks.count for layer in layers],
+        "updates": [asdict(update) for update in trainer.updates],
+    }
+
+
+def around_updates(losses: "np.ndarray[Any, np.dtype[np.float64]]", trainer: Trainer) -> dict[str, Any] | None:
+    """Training loss and sizes of weight updates around topology updates, as means over these.
+
+    Returns:
+        `offset`, in steps from the update, whose own loss is measured before it; `loss`, less its mean over the nine
+        steps up to the update; `ratio_offset` and `update_ratio`, the root mean square of the updates of newly grown
+        weights over that of older ones. None stands where no update has a value, or there was none.
+    """
+    places = [update.step - 1 for update in trainer.updates if update.step > -AROUND[0]]
+    if not places:
+        return None
+    rows = []
+    for place in places:
+        row = np.full(len(AROUND), math.nan)
+        stretch = losses[place + AROUND[0] : place + AROUND[-1] + 1]
+        row[: len(stretch)] = stretch - losses[place + AROUND[0] : place + 1].mean()
+        rows.append(row)
+    known = np.isfinite(rows).sum(0)
+    sums = np.nansum(rows, axis=0)
+    total, count = trainer.ratios.double().cpu().numpy()
+    return {
+        "offset": list(AROUND),
+        "loss": [_mean(sum_, number) for sum_, number in zip(sums, known, strict=True)],
+        "ratio_offset": list(range(1, RATIO_STEPS + 1)),
+        "update_ratio": [_mean(sum_, number) for sum_, number in zip(total, count, strict=True)],
+    }
+
+
+def _mean(total: float, number: float) -> float | None:
+    return float(total / number) if number and math.isfinite(total) else None
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -1,0 +1,44 @@
+"""Random numbers that depend on their name alone: the same on every device, rank and machine, in any order.
+
+A counter-based generator: number i of a stream is SplitMix64 (Steele, Lea and Flood 2014, OOPSLA) of its key and i.
+It is made of integer operations only, which a GPU and a CPU carry out alike, and it runs where the layer lives:
+drawing a topology of 45 million weights on the host would take seconds a layer.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A stream of uniform numbers, named by whatever it depends on, such as seed, step and layer."""
+
+    name: str
+    device: torch.device
+
+    def uniform(self, count: int) -> Tensor:
+        """`count` numbers in (0, 1), float64: the middles of 2^53 equal steps."""
+        key = int.from_bytes(sha256(self.name.encode()).digest()[:8], "little")
+        state = torch.arange(1, count + 1, device=self.device).mul_(_signed(GOLDEN)).add_(_signed(key))
+        state = _mix(_mix(state, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
+        return (_shift_right(state ^ _shift_right(state, 31), 11).double() + 0.5) * 2.0**-53
+
+
+def _mix(state: Tensor, shift: int, factor: int) -> Tensor:
+    return (state ^ _shift_right(state, shift)).mul_(_signed(factor))
+
+
+def _shift_right(state: Tensor, bits: int) -> Tensor:
+    """Of the 64 bits without a sign; int64's own shift would repeat the sign."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 of the same bits modulo 2^64."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >= 1 << 63 else value
