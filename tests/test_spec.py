@@ -111,13 +111,16 @@ def test_the_mean_is_over_the_steps_and_the_topology_each_was_trained_with(
         return
     area = block[0] * block[1]
     now, walked, held = spec.block_counts_at(None), 0, []
-    assert sum(now.values()) == round(initial * (MASKABLE // area))
+    assert 0 <= sum(now.values()) - round(initial * (MASKABLE // area)) < len(SHAPES)
     for step in range(1, steps + 1):
         walked += sum(now.values()) * area
         held.append(sum(now.values()))
         if step in spec.topology.update_steps:
-            now = spec.block_counts_at(step)
-            assert now == layer_counts(SHAPES, spec.density_schedule.density_at(step), "uniform", block=block)
+            before, now = now, spec.block_counts_at(step)
+            assert all(now[name] <= before[name] for name in now)  # else a method that only drops could not follow
+            # Exact, but for blocks that rounding takes from a layer and gives back to it at a lower density.
+            exact = layer_counts(SHAPES, spec.density_schedule.density_at(step), "uniform", block=block)
+            assert all(0 <= now[name] - exact[name] <= 1 for name in now)
     assert now == spec.block_counts
     assert held == sorted(held, reverse=True)
     assert spec.active_maskable_mean == pytest.approx(walked / steps, rel=1e-12)

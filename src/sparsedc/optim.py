@@ -21,6 +21,7 @@ from sparsedc.errors import InputError
 
 CHUNK = 2**25  # weights that are stepped at once: bounds the memory of intermediate results
 
+Tables = tuple[Tensor, Tensor, Tensor | None]  # by age; see SparseAdamW._tables
 Policy = Literal["reset", "naive", "linear", "compounding"]
 POLICIES: tuple[Policy, ...] = ("reset", "naive", "linear", "compounding")
 
@@ -66,7 +67,8 @@ class SparseAdamW:
         master: float32 weights, [active blocks, area]. In bfloat16 small updates would be lost.
         mean, square: Adam's moments, float32. In bfloat16, v × 0.999 rounds back to v.
         age: steps since birth, int16, [active blocks].
-        gradient: [active blocks, area], of the type of the layers' weights.
+        gradient: [active blocks, area], of the type of the layers' weights; after a step, these weights themselves,
+            rounded to that type.
         steps: optimizer steps so far.
 
     Args:
@@ -116,7 +118,7 @@ class SparseAdamW:
 
     @torch.no_grad()
     def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
-        """One step of all active weights by `gradient`.
+        """One step of all active weights by `gradient`, in whose place the new weights are then.
 
         Args:
             lr: learning rate.
@@ -124,36 +126,50 @@ class SparseAdamW:
             measured_age: compare the updates of weights of this age with those of older ones.
         """
         self.steps += 1
-        beta1, beta2 = self.betas
-        size, root, shrink = self._tables(lr)
-        sums: list[Tensor] = []
-        for part in self._parts():
-            age, mean, square = self.age[part], self.mean[part], self.square[part]
-            gradient = self.gradient[part].float()
-            if clip is not None:
-                gradient = gradient * clip
-            age.clamp_(max=MAX_AGE - 1).add_(1)
-            at = age.int()
-            mean.lerp_(gradient, 1 - beta1)
-            if shrink is not None:
-                mean.mul_(shrink[at].unsqueeze(1))
-            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            # In this order the result is torch's own, to the bit.
-            scale = square.sqrt().div_(root[at].unsqueeze(1)).add_(self.eps)
-            descent = mean * size[at].unsqueeze(1)
-            if measured_age is not None:
-                sums.append(_sums_of_squares(descent / scale, at, measured_age))
-            self.master[part].mul_(1 - lr * self.weight_decay).addcdiv_(descent, scale)
+        tables = self._tables(lr)
+        if clip is None:
+            clip = torch.ones((), device=self.master.device)
+        keep = 1 - lr * self.weight_decay
+        sums = [self._step_part(part, clip, tables, keep, measured_age) for part in self._parts()]
         if measured_age is None:
             return None
-        new, new_count, old, old_count = torch.stack(sums).sum(0)
+        new, new_count, old, old_count = torch.stack([four for four in sums if four is not None]).sum(0)
         return UpdateSizes((new / new_count).sqrt(), (old / old_count).sqrt())
+
+    def _step_part(
+        self, part: slice, clip: Tensor, tables: Tables, keep: float, measured_age: int | None
+    ) -> Tensor | None:
+        beta1, beta2 = self.betas
+        size, root, shrink = tables
+        age, mean, square, master = self.age[part], self.mean[part], self.square[part], self.master[part]
+        if master.is_cuda and measured_age is None:
+            from sparsedc.kernels import adamw_  # Triton comes with torch's CUDA builds only
+
+            adamw_(
+                master, mean, square, age, self.gradient[part], clip, tables, self.betas, keep, self.eps, MAX_AGE
+            )  # fmt: skip
+            age.clamp_(max=MAX_AGE - 1).add_(1)
+            return None
+        gradient = self.gradient[part].float() * clip
+        age.clamp_(max=MAX_AGE - 1).add_(1)
+        at = age.int()
+        mean.lerp_(gradient, 1 - beta1)
+        if shrink is not None:
+            mean.mul_(shrink[at].unsqueeze(1))
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        # In this order the result is torch's own, to the bit.
+        scale = square.sqrt().div_(root[at].unsqueeze(1)).add_(self.eps)
+        descent = mean * size[at].unsqueeze(1)
+        master.mul_(keep).addcdiv_(descent, scale)
+        self.gradient[part] = master
+        return None if measured_age is None else _sums_of_squares(descent / scale, at, measured_age)
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of the gradient, in float32 whatever its type."""
-        squares = [self.gradient[part].float().square().sum() for part in self._parts()]
-        return torch.stack(squares).sum().sqrt()
+        norms = [torch.linalg.vector_norm(self.gradient[part], dtype=torch.float32) for part in self._parts()]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
 
     def ages(self) -> Tensor:
         """How many active blocks there are of each age, int64 [MAX_AGE + 1]."""
@@ -182,7 +198,7 @@ class SparseAdamW:
         for start in range(0, blocks, length):
             yield slice(start, min(start + length, blocks))
 
-    def _tables(self, lr: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _tables(self, lr: float) -> Tables:
         """By age: the step size with its sign, the root of the second bias correction, and what the first moment is
         multiplied by, if anything."""
         oldest = min(self.steps, MAX_AGE)

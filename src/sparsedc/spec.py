@@ -108,8 +108,23 @@ class Spec(Section):
 
     def block_counts_at(self, update_step: int | None) -> dict[str, int]:
         """Active blocks of each maskable matrix after the topology update at a step; None: before the first."""
+        return self._scheduled_counts[update_step]
+
+    @cached_property
+    def _scheduled_counts(self) -> dict[int | None, dict[str, int]]:
+        """Active blocks by layer, by update step, None before the first; no layer's count ever rises.
+
+        Rounding by largest remainder may give a layer a block more at a lower density (the Alabama paradox), which a
+        method that only drops could not follow; such a layer has the block from the start.
+        """
         schedule = self.density_schedule
-        return self._block_counts(schedule.start if update_step is None else schedule.density_at(update_step))
+        counts = {None: self._block_counts(schedule.start)} | {
+            step: self._block_counts(schedule.density_at(step)) for step in schedule.update_steps
+        }
+        later = self.block_counts
+        for step in reversed(counts):
+            later = counts[step] = {name: max(count, later[name]) for name, count in counts[step].items()}
+        return counts
 
     @property
     def block_counts(self) -> dict[str, int]:
@@ -125,22 +140,22 @@ class Spec(Section):
     @property
     def active_maskable(self) -> int:
         """Active weights of all maskable matrices when training ends."""
-        return self._active_maskable(self.density)
+        return active_blocks(self.counts.maskable // self._area, self.density) * self._area
 
-    @property
+    @cached_property
     def active_maskable_mean(self) -> float:
         """The same, on average over the steps of training: a step has the topology that the last update before it
         left."""
-        schedule = self.density_schedule
-        densities = [schedule.start, *map(schedule.density_at, schedule.update_steps)]
-        ends = [*schedule.update_steps, self.steps]
-        spans = (end - begin for begin, end in zip((0, *schedule.update_steps), ends, strict=True))
-        total = sum(self._active_maskable(density) * span for density, span in zip(densities, spans, strict=True))
-        return total / self.steps
+        if self.density_schedule.initial is None:
+            return float(self.active_maskable)
+        updates = self.density_schedule.update_steps
+        spans = (end - begin for begin, end in zip((0, *updates), (*updates, self.steps), strict=True))
+        blocks = (sum(self.block_counts_at(step).values()) for step in (None, *updates))
+        return self._area * sum(b * span for b, span in zip(blocks, spans, strict=True)) / self.steps
 
-    def _active_maskable(self, density: float) -> int:
-        area = self.block[0] * self.block[1]
-        return active_blocks(self.counts.maskable // area, density) * area
+    @property
+    def _area(self) -> int:
+        return self.block[0] * self.block[1]
 
     def flops(self, sparse: bool) -> float:
         """Training FLOPs in all, on ideal sparse or on dense hardware."""

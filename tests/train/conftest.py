@@ -66,6 +66,8 @@ def make_spec():
         training = {"batch_tokens": 128, "lr": 1e-2, "warmup_fraction": 0.1, "topology_updates": 8}
         for key, value in changes.items():
             (factors if key in factors else training)[key] = value
+        if "topology_interval" in training:
+            del training["topology_updates"]
         return Spec(**factors, training=Hyperparameters(**training))
 
     return make

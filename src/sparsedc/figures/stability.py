@@ -15,7 +15,7 @@ from sparsedc.figures.arms import Compared, compared
 from sparsedc.words import density_label
 
 MOST_DENSITIES = 4
-#: RMS step of a newborn weight under naive Adam, β₁ 0.9 and β₂ 0.999, in learning rates
+#: RMS step of a newborn weight under naive Adam late in training, β₁ 0.9 and β₂ 0.999, in learning rates
 FIRST, HIGHEST = 3.16, 6.6
 
 
@@ -48,13 +48,15 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         axes.set_xlabel("steps from the update")
     for axes in grid[1]:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(FixedLocator([0.01, 0.03, 0.1, 0.3, 1, 3, 10]))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         for level in (1.0, FIRST, HIGHEST):
             axes.axhline(level, color="#777777", linewidth=0.8, linestyle="-" if level == 1 else "--", zorder=1)
         axes.set_xlabel("steps after the update")
     for level, name in ((FIRST, "first naive step"), (HIGHEST, "highest naive step")):
         grid[1, -1].annotate(
-            f"{name}, {level:g}", (1, level), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
+            f"{name}, {level:g} learning rates", (1, level), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
             textcoords="offset points", ha="right", fontsize=7.5, color="#555555",
         )  # fmt: skip
     for axes in grid[2]:

@@ -22,11 +22,21 @@ class Draws:
     device: torch.device
 
     def uniform(self, count: int) -> Tensor:
-        """`count` numbers in (0, 1), float64: the middles of 2^53 equal steps."""
+        """`count` numbers in (0, 1), float64."""
         key = int.from_bytes(sha256(self.name.encode()).digest()[:8], "little")
-        state = torch.arange(1, count + 1, device=self.device).mul_(_signed(GOLDEN)).add_(_signed(key))
-        state = _mix(_mix(state, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
-        return (_shift_right(state ^ _shift_right(state, 31), 11).double() + 0.5) * 2.0**-53
+        return middles(splitmix64(key, count, self.device))
+
+
+def splitmix64(seed: int, count: int, device: torch.device) -> Tensor:
+    """The first `count` numbers of SplitMix64, as the int64 of the same 64 bits."""
+    state = torch.arange(1, count + 1, device=device).mul_(_signed(GOLDEN)).add_(_signed(seed))
+    state = _mix(_mix(state, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
+    return state ^ _shift_right(state, 31)
+
+
+def middles(bits: Tensor) -> Tensor:
+    """64 bits to (0, 1), float64: the middles of 2^52 equal steps. Those of 2^53 would round up to 1."""
+    return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
 
 
 def _mix(state: Tensor, shift: int, factor: int) -> Tensor:

@@ -174,7 +174,7 @@ class SparseEngine:
             return None
         sizes = self.optimizer.step(lr, clip, measured_age)
         for layer, here in zip(self.layers, self._places, strict=True):
-            layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.master[here])
+            layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.gradient[here])
         return sizes
 
     @torch.no_grad()
