@@ -128,31 +128,91 @@ def test_topology_of_several_arms_has_a_row_a_density(cold_start):
 # ------------------------------------------------------------------------------------------------------- stability
 
 
-def test_loss_and_ratio_around_updates(cold_start):
+def with_batch_noise(table, runs):
+    """The table with noise that the cells of a seed share at a density and rate, and other noise of each cell's own."""
+    rng = np.random.default_rng(0)
+    about = runs.set_index("cell")
+    shared = {}
+    table = table.copy()
+    for row in table.index:
+        cell = about.loc[table.loc[row, "cell"]]
+        batch = cell["density"], cell["maskable_lr"], cell["seed"], table.loc[row, "offset"]
+        table.loc[row, "loss"] += shared.setdefault(batch, rng.normal(0, 10)) + rng.normal(0, 0.001)
+    return table
+
+
+def test_loss_around_updates_is_less_that_of_the_reset_cell_of_the_same_seed(cold_start):
     runs, newborn = cold_start
-    table = tables(runs, newborn)[STABILITY]
-    joined = table.merge(runs[["cell", "seed", "maskable_lr"]], on="cell")
-    table.loc[joined["maskable_lr"] != RATE, "loss"] += 1000  # other rates than that of most cells are not shown
-    table.loc[joined["seed"] == 2, "loss"] += 0.3  # seeds are averaged
+    table = with_batch_noise(tables(runs, newborn)[STABILITY], runs)
     figure = stability.plot(runs, table)
     colours = compared(runs, table).colours
     assert list(colours) == ["compounding", "linear", "reset", "naive"]
-    for column in range(3):
+    loss = table.set_index(["cell", "offset"])["loss"]
+    offsets = range(-8, 33)
+    for axes, density in zip(figure.axes[:3], (0.5, 0.25, 0.1), strict=True):
         for policy, colour in colours.items():
-            *seeds, mean = lines(figure.axes[column], colour)
-            assert len(seeds) == 3
-            assert list(mean.get_xdata()) == list(range(-8, 33))
-            at = dict(zip(mean.get_xdata(), np.asarray(mean.get_ydata()) - 0.1, strict=True))
-            assert at[0] == pytest.approx(0)
-            assert at[1] == pytest.approx(0.1 if policy == "naive" else 0.01)
-            assert at[21] == pytest.approx(0)
-            *seeds, mean = lines(figure.axes[3 + column], colour)
+            *seeds, mean = lines(axes, colour)
+            expected = [
+                [
+                    loss[f"{policy}-d{density:g}-0.002-s{seed}", k] - loss[f"reset-d{density:g}-0.002-s{seed}", k]
+                    for k in offsets
+                ]
+                for seed in range(3)
+            ]
+            assert list(mean.get_xdata()) == list(offsets)
+            assert np.allclose(mean.get_ydata(), np.mean(expected, axis=0))
+            assert np.allclose(sorted(list(line.get_ydata()) for line in seeds), sorted(expected))
+            if policy == "reset":
+                assert not np.any(mean.get_ydata())
+            elif policy == "naive":  # the noise of batches, 10 nats, is gone
+                assert mean.get_ydata()[offsets.index(1)] == pytest.approx(0.09, abs=0.005)
+    said = words(figure)
+    assert "Training loss less that of\nreset (nats per token)" in said
+    assert "maskable_lr 0.002" in said
+
+
+def test_a_seed_without_its_reset_cell_has_no_difference(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    gone = runs["cell"].isin(["reset-d0.5-0.002-s1", *(f"reset-d0.1-0.002-s{seed}" for seed in range(3))])
+    figure = stability.plot(runs[~gone], table)
+    colour = compared(runs, table).colours["naive"]
+    assert [len(lines(axes, colour)) for axes in figure.axes[:3]] == [2 + 1, 3 + 1, 0]
+    assert [len(lines(axes, colour)) for axes in figure.axes[3:6]] == [3 + 1] * 3  # ratios need no baseline
+    assert words(figure).count("no cells of reset") == 1
+
+
+def test_without_reset_the_first_policy_is_the_baseline_and_the_axis_names_it(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    without = table[table["newborn"] != "reset"]
+    figure = stability.plot(runs[~runs["cell"].str.startswith("reset")], without)
+    assert "less that of\ncompounding (nats" in words(figure)
+    assert not np.any(lines(figure.axes[0], compared(runs, without).colours["compounding"])[-1].get_ydata())
+
+
+def test_of_several_methods_the_first_with_reset_is_the_baseline():
+    rows = pd.DataFrame({"arm": ["rigl, linear", "set, naive", "set, reset"], "newborn": ["linear", "naive", "reset"]})
+    assert stability.baseline_of(rows, rows["arm"]) == "set, reset"
+    assert stability.baseline_of(rows[:2], rows["arm"][:2]) == "rigl, linear"
+
+
+def test_ratio_of_updates(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    joined = table.merge(runs[["cell", "seed", "maskable_lr"]], on="cell")
+    table.loc[joined["maskable_lr"] != RATE, "update_ratio"] *= 1000  # only the rate of most cells is shown
+    table.loc[joined["seed"] == 2, "update_ratio"] *= 1.3  # seeds are averaged
+    figure = stability.plot(runs, table)
+    for axes in figure.axes[3:6]:
+        for policy, colour in compared(runs, table).colours.items():
+            *seeds, mean = lines(axes, colour)
             assert len(seeds) == 3
             assert list(mean.get_xdata()) == list(range(1, 17))
-            assert (mean.get_ydata()[0], mean.get_ydata()[-1]) == pytest.approx(POLICIES[policy])
-        levels = {round(float(line.get_ydata()[0]), 2) for line in lines(figure.axes[3 + column], "#777777")}
-        assert levels == {1.0, 3.16, 6.6}
-    assert "maskable_lr 0.002" in words(figure)
+            assert np.allclose(np.asarray(mean.get_ydata())[[0, -1]], np.multiply(POLICIES[policy], 1.1))
+        (one,) = lines(axes, "#777777")
+        assert list(one.get_ydata()) == [1, 1]
+        assert {line.get_linestyle() for line in axes.lines} == {"-"}
 
 
 def test_final_losses_are_means_and_points_of_seeds_beside_both_controls(cold_start):

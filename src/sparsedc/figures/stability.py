@@ -1,5 +1,6 @@
 """What topology updates did to the loss, by policy for newborn weights: around the updates, and in the end."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,35 +16,36 @@ from sparsedc.figures.arms import Compared, compared
 from sparsedc.words import density_label
 
 MOST_DENSITIES = 4
-#: RMS step of a newborn weight under naive Adam late in training, β₁ 0.9 and β₂ 0.999, in learning rates
-FIRST, HIGHEST = 3.16, 6.6
 
 
 def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """A column for each density; from top to bottom the loss around updates, the ratio of update sizes, the final loss.
 
-    The upper two rows show the learning rate that most cells of a density have, a line a policy and a thin one a seed.
+    The upper two rows show the learning rate that most cells of a density have, a line a policy and a thin one a seed;
+    the first of them as differences from the baseline's cells.
     """
     found = compared(runs, table)
     if found is None or len(found.colours) < 2:
         figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
         style.notice(axes, "No configuration of this study was run\nwith several policies for newborn weights.")
         return figure
-    densities = sorted(found.rows["density"].unique(), reverse=True)
+    rows = found.rows.merge(runs[["cell", "seed"]], on="cell")
+    baseline = baseline_of(rows, found.colours)
+    rows = less_baseline(rows, baseline)
+    densities = sorted(rows["density"].unique(), reverse=True)
     shown = style.spread_over(densities, MOST_DENSITIES)
     figure, grid = plt.subplots(
         3, len(shown), figsize=(2.6 + 2.7 * len(shown), 8.2), sharey="row", squeeze=False, layout="constrained"
     )
     for column, density in enumerate(shown):
-        cells = found.rows[found.rows["density"] == density]
+        cells = rows[rows["density"] == density]
         rate = main_rate(cells)
         at_rate = cells[cells["maskable_lr"] == rate]
         grid[0, column].set_title(f"density {density_label(density)}\nupper panels: maskable_lr {rate:.3g}")
-        _around(grid[0, column], at_rate, "loss", found.colours)
-        _around(grid[1, column], at_rate[at_rate["offset"] >= 1], "update_ratio", found.colours)
+        _around(grid[0, column], at_rate, "loss_difference", found.colours, without=f"no cells of {baseline}")
+        _around(grid[1, column], at_rate[at_rate["offset"] >= 1], "update_ratio", found.colours, without="not measured")
         _final(grid[2, column], cells, found, density)
     for axes in grid[0]:
-        axes.axhline(0, color="#777777", linewidth=0.8, zorder=1)
         axes.axvline(0, color="#777777", linewidth=0.8, linestyle=":", zorder=1)
         axes.set_xlabel("steps from the update")
     for axes in grid[1]:
@@ -51,17 +53,11 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_locator(FixedLocator([0.01, 0.03, 0.1, 0.3, 1, 3, 10]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        for level in (1.0, FIRST, HIGHEST):
-            axes.axhline(level, color="#777777", linewidth=0.8, linestyle="-" if level == 1 else "--", zorder=1)
+        axes.axhline(1, color="#777777", linewidth=0.8, zorder=1)
         axes.set_xlabel("steps after the update")
-    for level, name in ((FIRST, "first naive step"), (HIGHEST, "highest naive step")):
-        grid[1, -1].annotate(
-            f"{name}, {level:g} learning rates", (1, level), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
-            textcoords="offset points", ha="right", fontsize=7.5, color="#555555",
-        )  # fmt: skip
     for axes in grid[2]:
         axes.set_xlabel("maskable_lr")
-    grid[0, 0].set_ylabel("Training loss less that before\nthe update (nats per token)")
+    grid[0, 0].set_ylabel(f"Training loss less that of\n{baseline} (nats per token)")
     grid[1, 0].set_ylabel("Update size, regrown / kept")
     grid[2, 0].set_ylabel("Final held-out loss\n(nats per token)")
 
@@ -90,8 +86,30 @@ def main_rate(cells: pd.DataFrame) -> float:
     return float(most[len(most) // 2])
 
 
-def _around(axes: Axes, rows: pd.DataFrame, quantity: str, colours: dict[str, str]) -> None:
+def baseline_of(rows: pd.DataFrame, arms: Iterable[str]) -> str:
+    """The first of the arms that is run with `reset`; where none is, the first."""
+    with_reset = set(rows.loc[rows["newborn"] == "reset", "arm"])
+    arms = list(arms)
+    return next((arm for arm in arms if arm in with_reset), arms[0])
+
+
+def less_baseline(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The rows with `loss_difference`: the loss less the baseline's at the same density, rate, seed and offset.
+
+    Cells of a seed see the same batches, so that the noise of these is in both losses and leaves their difference.
+    Where the baseline has no such cell, the difference is missing.
+    """
+    pair = ["density", "maskable_lr", "seed", "offset"]
+    of_baseline = rows[rows["arm"] == baseline].groupby(pair)["loss"].mean().rename("baseline_loss").reset_index()
+    rows = rows.merge(of_baseline, on=pair, how="left")
+    return rows.assign(loss_difference=rows["loss"] - rows["baseline_loss"])
+
+
+def _around(axes: Axes, rows: pd.DataFrame, quantity: str, colours: dict[str, str], *, without: str) -> None:
     rows = rows.dropna(subset=[quantity])
+    if not len(rows):
+        axes.text(0.5, 0.5, without, transform=axes.transAxes, ha="center", va="center", color="#777777")
+        return
     for arm, colour in colours.items():
         some = rows[rows["arm"] == arm]
         if some["cell"].nunique() > 1:
@@ -99,8 +117,6 @@ def _around(axes: Axes, rows: pd.DataFrame, quantity: str, colours: dict[str, st
                 axes.plot(cell["offset"], cell[quantity], color=colour, linewidth=0.5, alpha=0.45)
         mean = some.groupby("offset")[quantity].mean()
         axes.plot(mean.index, mean, color=colour, label=arm)
-    if not len(rows):
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="#777777")
 
 
 def _final(axes: Axes, rows: pd.DataFrame, found: Compared, density: float) -> None:

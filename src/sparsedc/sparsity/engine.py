@@ -152,20 +152,16 @@ class SparseEngine:
 
     def updates_at(self, step: int) -> bool:
         """Does the topology change after this optimizer step (counted from 1)?"""
-        return self.method.dynamic and bool(self.layers) and step in self.schedule.update_steps
+        return self._update_from(step) == step
 
     def looks_at(self, step: int) -> bool:
         """Does the method look at the gradients of inactive weights at this step?"""
-        window = self.method.window
-        later = [update for update in self.schedule.update_steps if update >= step] if self.layers else []
-        return bool(later) and self.method.window != 0 and (window is None or later[0] < step + window)
+        update, window = self._update_from(step), self.method.window
+        return update is not None and window != 0 and (window is None or update < step + window)
 
     def begin(self, step: int) -> None:
         """Say which optimizer step the next backward pass is of."""
-        self._step = step
-        later = [update for update in self.schedule.update_steps if update >= step] if self.method.dynamic else []
-        self._next_update = later[0] if later else None
-        self._looking = self.looks_at(step)
+        self._step, self._next_update, self._looking = step, self._update_from(step), self.looks_at(step)
 
     @torch.no_grad()
     def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
@@ -191,7 +187,6 @@ class SparseEngine:
         """At an update step, drop and grow blocks in each layer; otherwise nothing is to be done."""
         if self.optimizer is None or not self.updates_at(self._step):
             return None
-        self.check()
         fraction, targets = self.schedule.drop_fraction_at(self._step), self._counts(self._step)
         ages = _quartiles(self.optimizer.ages())
         end, replaced = 0, []
@@ -275,7 +270,7 @@ class SparseEngine:
         past = [update for update in self.schedule.update_steps if update <= steps] if self.method.dynamic else []
         counts = self._counts(past[-1] if past else None)
         for number, layer in enumerate(self.layers):
-            active = int(np.bitwise_count(masks[layer.name].numpy()).sum())
+            active = int(np.bitwise_count(masks[layer.name].cpu().numpy()).sum())
             if active != counts[layer.name]:
                 raise InputError(
                     f"masks.{layer.name}", active, f"active blocks instead of {counts[layer.name]}",
@@ -305,6 +300,12 @@ class SparseEngine:
         """Each layer's place among all active blocks."""
         ends = np.cumsum([layer.active for layer in self.layers]).tolist()
         return [slice(end - layer.active, end) for layer, end in zip(self.layers, ends, strict=True)]
+
+    def _update_from(self, step: int) -> int | None:
+        """The first topology update at this step or later."""
+        if not self.layers or not self.method.dynamic:
+            return None
+        return next((update for update in self.schedule.update_steps if update >= step), None)
 
     def _births(self, layer: SparseLayer, step: int) -> int:
         """How many blocks the update at `step` grows in a layer."""
