@@ -129,9 +129,7 @@ class PlainLayer:
             for i in candidates:
                 running = [0.0] * len(latest[i])
                 for gradient in self.history:
-                    running = [
-                        self.decay * m + (1 - self.decay) * g for m, g in zip(running, gradient[i], strict=True)
-                    ]
+                    running = [self.decay * m + (1 - self.decay) * g for m, g in zip(running, gradient[i], strict=True)]
                 scores.append((size(running), i))
             return first_of(scores, births)
         assert births == 0  # gradual magnitude pruning

@@ -116,8 +116,8 @@ def test_cases_tell_methods_apart() -> None:
     for name in MOVING:
         weights = {layer: torch.nn.Parameter(ties(layer, shape)) for layer, shape in SHAPES.items()}
         schedule = TopologySchedule(6, 0, 0.4, 0.4, 1.0, 5)
-        counts = {layer: 12 for layer in SHAPES}
-        falls = {layer: 24 for layer in SHAPES}
+        counts = dict.fromkeys(SHAPES, 12)
+        falls = dict.fromkeys(SHAPES, 24)
         engine = SparseEngine(weights, lambda at, a=counts, b=falls: a if at else b, method(name), schedule, SEED)
         for step in range(1, 6):
             engine.begin(step)

@@ -31,21 +31,39 @@ def numbers(metrics):
     """Everything that must not vary between two trainings of one cell."""
     timing = {"seconds", "tokens_per_second", "commit"}
     row = {key: value for key, value in metrics["row"].items() if key not in timing}
-    return row, metrics["curve"], metrics["topology"], metrics["mask_hash"]
+    return row, *(metrics[key] for key in ("curve", "topology", "around_updates", "mask_hash"))
 
 
-@pytest.mark.parametrize(("method", "density"), [("dense", 1.0), ("static", 0.25), ("set", 0.25), ("rigl", 0.25)])
-def test_same_cell_trained_twice_is_identical(train, make_spec, method, density):
-    spec = make_spec(method=method, density=density)
-    first, second = train(spec), train(spec)
+#: What is told of a sparse cell; rigl-acc looks at five steps' gradients, so updates must lie as far apart.
+CELLS = {
+    "dense": {},
+    **{method: {"density": 0.25} for method in ("static", "set", "set-soft", "rigl", "rigl-soft", "momentum", "smet")},
+    "rigl-acc": {"density": 0.25, "topology_interval": 6},
+    "gmp": {"density": 0.25, "initial_density": 1.0},
+}
+
+
+@pytest.fixture
+def cell(make_spec):
+    def make(method, **changes):
+        spec = make_spec(method=method, **CELLS[method] | changes)
+        spec.check()
+        return spec
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["dense", "static", "set-soft", "rigl-acc"])
+def test_same_cell_trained_twice_is_identical(train, cell, method):
+    first, second = train(cell(method)), train(cell(method))
     assert numbers(first) == numbers(second)
     assert first["row"]["status"] == "ok"
-    assert numbers(train(make_spec(method=method, density=density, seed=1))) != numbers(first)
+    assert numbers(train(cell(method, seed=1))) != numbers(first)
 
 
-@pytest.mark.parametrize(("method", "density"), [("dense", 1.0), ("static", 0.25), ("set", 0.25), ("rigl", 0.25)])
-def test_cells_learn(train, make_spec, method, density):
-    row = train(make_spec(method=method, density=density, epochs=6))["row"]
+@pytest.mark.parametrize("method", CELLS)
+def test_cells_learn(train, cell, method):
+    row = train(cell(method, epochs=6))["row"]
     assert row["train_loss"] < row["val_loss"] < math.log(96) - 0.5
 
 
@@ -82,18 +100,34 @@ def test_dense_cell_matches_a_plain_loop(train, make_spec, token_folder):
     assert metrics["row"]["train_loss"] == pytest.approx(np.mean(losses[-3:]), rel=1e-5)
 
 
-def test_density_one_through_the_sparse_path_is_dense(train, make_spec):
-    """Masks of every weight must leave plain training as it is, to the bit."""
-    dense = train(make_spec())
-    spec = make_spec().model_copy(update={"method": "rigl"})
+@pytest.mark.parametrize(("method", "block"), [("static", (1, 1)), ("rigl", (1, 4)), ("set", (2, 2))])
+def test_density_one_through_the_sparse_path_is_dense(train, make_spec, method, block):
+    """Masks of every weight leave plain training as it is: but for the norm that gradients are clipped by, which is
+    summed in another order, to the bit."""
+    dense = train(make_spec(grad_clip=1e9, weight_decay=0.1, block=block))
+    spec = make_spec(grad_clip=1e9, weight_decay=0.1, block=block).model_copy(update={"method": method})
     assert spec.density == 1
     assert train(spec)["curve"] == dense["curve"]
+    clipped = make_spec(grad_clip=0.1).model_copy(update={"method": method})
+    losses = [[point["train_loss"] for point in train(s)["curve"]] for s in (clipped, make_spec(grad_clip=0.1))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("stop", [7, 19])
-def test_resumed_cell_equals_an_uninterrupted_one(train, make_spec, tmp_path, monkeypatch, stop):
-    spec = make_spec(method="rigl", density=0.5)
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("rigl", {}),
+        ("rigl-acc", {"newborn": "compounding", "ramp_steps": 5}),
+        ("momentum", {"initial_density": 0.75, "block": (1, 4)}),
+        ("smet", {"newborn": "linear", "ramp_steps": 5, "block": (2, 2)}),
+        ("gmp", {}),
+    ],
+)
+@pytest.mark.parametrize("stop", [10, 18])  # in a window of rigl-acc, whose updates are at 6, 12, …; at an update
+def test_resumed_cell_equals_an_uninterrupted_one(train, cell, tmp_path, monkeypatch, method, changes, stop):
+    spec = cell(method, **changes)
     whole = train(spec)
+    assert len(whole["topology"]["updates"]) > 3
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
 
     def die(trainer):
@@ -141,9 +175,9 @@ def test_one_trainer_a_cell(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "rigl", "density": 0.5}])
-def test_divergence_ends_the_cell_with_a_row(train, make_spec, changes):
-    metrics = train(make_spec(lr=1e30, warmup_fraction=0.0, grad_clip=1e30, **changes))
+@pytest.mark.parametrize("method", CELLS)
+def test_divergence_ends_the_cell_with_a_row(train, cell, method):
+    metrics = train(cell(method, lr=1e30, warmup_fraction=0.0, grad_clip=1e30))
     row = metrics["row"]
     assert row["status"] == "diverged"
     assert row["val_loss"] is None
@@ -164,15 +198,99 @@ def test_counts_of_the_row_are_those_of_the_model(train, make_spec):
     assert row["steps"] == 32
 
 
-def test_topology_log_counts_what_was_replaced(train, make_spec):
-    topology = train(make_spec(method="set", density=0.25))["topology"]
-    assert len(topology) == 8
-    fractions = [update["drop_fraction"] for update in topology]
+def test_topology_log_counts_what_was_replaced(train, cell):
+    metrics = train(cell("set"))
+    topology, names = metrics["topology"], sorted(models.maskable_shapes(cell("set").shape))
+    assert topology["layers"] == names
+    assert topology["blocks"] == [math.prod(models.maskable_shapes(cell("set").shape)[name]) for name in names]
+    updates = topology["updates"]
+    assert [update["step"] for update in updates] == [3, 6, 9, 12, 15, 18, 21, 24]
+    fractions = [update["drop_fraction"] for update in updates]
     assert fractions == sorted(fractions, reverse=True)
-    active = 2 * (4 * 32 * 32 + 3 * 32 * 64) // 4
-    for update in topology:
-        assert 0 < update["replaced"] <= update["drop_fraction"] * active
-    assert train(make_spec(method="static", density=0.25))["topology"] == []
+    for update in updates:
+        assert update["active"] == [blocks // 4 for blocks in topology["blocks"]]
+        for replaced, active in zip(update["replaced"], update["active"], strict=True):
+            assert 0 <= replaced <= update["drop_fraction"] * active
+        assert any(update["replaced"])
+        assert update["ages"] == sorted(update["ages"])
+        assert update["ages"][-1] == update["step"]  # some have been there from the start
+    assert updates[0]["ages"] == [3] * 5
+    explored = [update["explored"] for update in updates]
+    assert 0.25 < explored[0] < explored[-1] <= 1
+    assert explored == sorted(explored)
+    assert 1 > updates[0]["overlap"] > updates[-1]["overlap"] > 0
+    json.dumps(metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize("method", ["dense", "static"])
+def test_without_updates_there_is_no_topology_log(train, cell, method):
+    metrics = train(cell(method))
+    assert metrics["topology"] is metrics["around_updates"] is None
+
+
+@pytest.mark.parametrize(("method", "block"), [("gmp", (1, 1)), ("rigl", (2, 2))])
+def test_mean_of_active_parameters_follows_a_falling_density(train, cell, method, block):
+    """Summed step by step from the log: what an update leaves is trained from the step after it."""
+    metrics = train(cell(method, initial_density=0.75, block=block, topology_stop=0.9))
+    row, updates = metrics["row"], metrics["topology"]["updates"]
+    shapes = models.maskable_shapes(cell(method).shape)
+    area, rest = block[0] * block[1], row["params_total"] - row["params_maskable"]
+    first = round(0.75 * sum(rows * columns for rows, columns in shapes.values()) / area)
+    active = []
+    for step in range(1, row["steps"] + 1):
+        past = [sum(update["active"]) for update in updates if update["step"] < step]
+        active.append(area * (past[-1] if past else first))
+    assert row["params_active_mean"] == pytest.approx(rest + np.mean(active), rel=1e-12)
+    assert row["params_active"] == rest + active[-1] == rest + row["params_maskable"] // 4
+    assert row["params_active_mean"] > row["params_active"]
+    assert active == sorted(active, reverse=True)
+
+
+def test_losses_around_updates_are_means_over_them(train, cell):
+    metrics = train(cell("rigl"))
+    losses = [point["train_loss"] for point in metrics["curve"]]  # one a step: the cell has 32
+    assert len(losses) == 32
+    around, steps = metrics["around_updates"], [update["step"] for update in metrics["topology"]["updates"]]
+    assert around["offset"] == list(range(-8, 33))
+    for offset, found in zip(around["offset"], around["loss"], strict=True):
+        terms = []
+        for step in steps:
+            if step - 8 >= 1 and step + offset <= 32:  # an update too early has no nine steps before it
+                base = sum(losses[step - 1 - back] for back in range(9)) / 9
+                terms.append(losses[step - 1 + offset] - base)
+        assert found == (pytest.approx(sum(terms) / len(terms), abs=1e-9) if terms else None)
+    assert around["loss"][-1] is None
+    assert around["ratio_offset"] == list(range(1, 17))
+
+
+def test_update_ratios_are_those_of_the_weights_themselves(cell):
+    """From the master weights before and after each step: of those born at the last update, over the older ones."""
+    spec = cell("smet", newborn="linear", ramp_steps=4, weight_decay=0.0, topology_interval=6, topology_stop=0.4)
+    trainer = loop.Trainer.start(spec, CPU)
+    total, count = np.zeros(16), np.zeros(16)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 33):
+        before, age = trainer.engine.optimizer.master.clone().double(), trainer.engine.optimizer.age.clone()
+        inputs, targets = (torch.randint(96, (4, 32), generator=generator) for _ in range(2))
+        last = trainer.updates[-1].step if trainer.updates else None
+        hook = trainer.engine.update_topology
+        after = []
+
+        def then(hook=hook, after=after):
+            after.append(trainer.engine.optimizer.master.clone().double())
+            return hook()
+
+        trainer.engine.update_topology = then
+        trainer.take_step(inputs, targets)
+        trainer.engine.update_topology = hook
+        if last is not None and step - last <= 16:
+            moved = (after[0] - before).squeeze(1)
+            new, old = moved[age == step - 1 - last], moved[age > step - 1 - last]
+            total[step - last - 1] += new.square().mean().sqrt() / old.square().mean().sqrt()
+            count[step - last - 1] += 1
+    assert [update.step for update in trainer.updates] == [6, 12]
+    assert trainer.ratios[1].tolist() == count.tolist() == [2] * 6 + [1] * 10
+    assert trainer.ratios[0].tolist() == pytest.approx(total.tolist(), rel=2e-3)
 
 
 def test_maskable_lr_moves_only_the_maskable_matrices(make_spec):

@@ -188,6 +188,12 @@ class SparseEngine:
         if self.optimizer is None or not self.updates_at(self._step):
             return None
         fraction, targets = self.schedule.drop_fraction_at(self._step), self._counts(self._step)
+        for layer in self.layers:
+            if targets[layer.name] > layer.active:
+                raise InputError(
+                    f"counts.{layer.name}", targets[layer.name], f"rises from {layer.active} active blocks",
+                    "Let counts fall or stay, as those of a Spec do.",
+                )  # fmt: skip
         ages = _quartiles(self.optimizer.ages())
         end, replaced = 0, []
         for number, layer in enumerate(self.layers):
