@@ -15,9 +15,10 @@ from typing import Annotated
 import torch
 import typer
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from sparsedc.model import LADDER, count_parameters, maskable_shapes, maskable_weights
+from sparsedc.config import Shape
+from sparsedc.model import LADDER, count_parameters, llama_config, maskable_shapes, maskable_weights
 from sparsedc.optim import Newborn
 from sparsedc.sparsity.distribution import layer_counts
 from sparsedc.sparsity.engine import SparseEngine
@@ -146,20 +147,9 @@ def large(
     report(mask_hash=engine.mask_hash())
 
 
-def build(shape, device: torch.device) -> LlamaForCausalLM:
+def build(shape: Shape, device: torch.device) -> LlamaForCausalLM:
     """A model whose maskable matrices are made in bf16 where they stay, so that no float32 copy of them ever is."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape.width,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.depth,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=SEQUENCE,
-        use_cache=False,
-        attn_implementation="sdpa",
-        dtype=torch.bfloat16,
-    )
+    config = llama_config(shape, VOCABULARY, SEQUENCE, init_std=0.02)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sparsedc import optim
-from sparsedc.config import MAX_AGE
+from sparsedc.config import MAX_AGE, NewbornPolicy
 from sparsedc.errors import InputError
-from sparsedc.optim import POLICIES, Newborn, Policy, SparseAdamW
+from sparsedc.optim import POLICIES, Newborn, SparseAdamW
 
 LATE = 20_000  # by then 1 − 0.999^t is 1
 SETTINGS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "newborn": Newborn()}
@@ -32,7 +32,7 @@ def rate(step: int) -> float:
 @pytest.mark.parametrize("area", [1, 4])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.999), (0.0, 0.95)])
 def test_without_births_it_is_torch_adamw_bit_for_bit(
-    policy: Policy, area: int, betas: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+    policy: NewbornPolicy, area: int, betas: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every policy: weights there from the start are never slowed. In parts of several sizes, too."""
     monkeypatch.setattr(optim, "CHUNK", 100)
@@ -60,7 +60,9 @@ class ScalarAdamW:
     `age` is what the counter holds when the weight is born: 0 here, 1 in SMET's released code.
     """
 
-    def __init__(self, weight: float, policy: Policy, ramp: int, weight_decay: float = 0.1, at_birth: int = 0) -> None:
+    def __init__(
+        self, weight: float, policy: NewbornPolicy, ramp: int, weight_decay: float = 0.1, at_birth: int = 0
+    ) -> None:
         self.weight, self.policy, self.ramp, self.weight_decay = weight, policy, ramp, weight_decay
         self.mean, self.square, self.age, self.steps = 0.0, 0.0, 0, 0
         self.at_birth, self.born = at_birth, False
@@ -88,7 +90,7 @@ class ScalarAdamW:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("area", [1, 3])
-def test_rebirths_at_random_are_the_scalar_reference(policy: Policy, area: int) -> None:
+def test_rebirths_at_random_are_the_scalar_reference(policy: NewbornPolicy, area: int) -> None:
     start = normal(20, area, seed=5)
     ours = sparse(start, newborn=Newborn(policy, 7))
     scalars = [[ScalarAdamW(w, policy, 7) for w in block] for block in start.tolist()]
@@ -114,7 +116,7 @@ def test_rebirths_at_random_are_the_scalar_reference(policy: Policy, area: int) 
     assert ours.age.tolist() == [block[0].age for block in scalars]
 
 
-def updates_after_birth(policy: Policy, steps: int, ramp: int = 100, born_at: int = LATE) -> list[float]:
+def updates_after_birth(policy: NewbornPolicy, steps: int, ramp: int = 100, born_at: int = LATE) -> list[float]:
     """Sizes, in learning rates, of the first updates of a weight born late, at a constant gradient."""
     ours = sparse(torch.zeros(2, 1), weight_decay=0.0, newborn=Newborn(policy, ramp))
     ours.steps = born_at
@@ -180,7 +182,7 @@ def test_compounding_is_what_was_measured_of_the_released_code_but_for_its_count
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_old_weights_are_not_slowed_beside_newborn_ones(policy: Policy) -> None:
+def test_old_weights_are_not_slowed_beside_newborn_ones(policy: NewbornPolicy) -> None:
     """Ages of at most three steps and a ramp of a hundred: only those born are on it."""
     ours = sparse(torch.ones(3, 1), weight_decay=0.0, newborn=Newborn(policy, 100))
     for step in range(1, 4):
@@ -198,7 +200,7 @@ def test_old_weights_are_not_slowed_beside_newborn_ones(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_ages_saturate(policy: Policy) -> None:
+def test_ages_saturate(policy: NewbornPolicy) -> None:
     """Past 32,767 steps ages stay, the old ones count as old, and a ramp of that length is over."""
     ours = sparse(torch.zeros(3, 1), weight_decay=0.0, newborn=Newborn(policy, MAX_AGE))
     ours.steps = MAX_AGE - 2
@@ -373,7 +375,7 @@ def test_bad_newborns(field: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("policy", POLICIES)
-def test_gpu_agrees_with_cpu(policy: Policy) -> None:
+def test_gpu_agrees_with_cpu(policy: NewbornPolicy) -> None:
     results = []
     for device in ("cpu", "cuda"):
         ours = sparse(normal(9, 4, seed=3).to(device), newborn=Newborn(policy, 5))

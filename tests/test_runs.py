@@ -278,7 +278,7 @@ def test_updates_of_dynamic_cells_are_collected_beside_the_runs(study: Study, fo
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["runs.csv", STABILITY, TOPOLOGY]
 
 
-@pytest.mark.parametrize("topology", [None, [], [{"step": 4, "drop_fraction": 0.1, "replaced": 3}]])
+@pytest.mark.parametrize("topology", [None, {"layers": [], "blocks": [], "updates": []}])
 def test_a_study_without_updates_has_tables_of_a_header(topology: object, study: Study, folder: Path) -> None:
     """The last is what versions before these tables wrote."""
     path, metrics = metrics_of(folder, next(iter(study.cells)))

@@ -17,6 +17,7 @@ from sparsedc.numbers import parse_count
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NewbornPolicy = Literal["reset", "naive", "linear", "compounding"]  # sparsedc.optim.Newborn explains them
 MAX_AGE = 2**15 - 1  # the optimizer counts the steps of a weight's life in 16 bits
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # may stand in a path
@@ -155,7 +156,7 @@ class Hyperparameters(Section):
     topology_stop: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of training after which masks rest
     initial_density: Density | None = None  # falls to the cell's density at the last update; None: constant
     density_shape: Literal["cubic", "cosine", "linear"] = "cubic"  # of that fall
-    newborn: Literal["reset", "naive", "linear", "compounding"] = "reset"  # how Adam treats a regrown weight:
+    newborn: NewbornPolicy = "reset"  # how Adam treats a regrown weight:
     # reset: bias correction from its own birth; naive: from Adam's global step; the others: reset, and a warm-up ramp
     ramp_steps: Annotated[int, Field(gt=0, le=MAX_AGE, strict=True)] = 100  # of that ramp
 

@@ -13,7 +13,7 @@ from sparsedc.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def _shape(width: int, depth: int, heads: int, ffn: int) -> Shape:
@@ -123,12 +123,11 @@ def find_shape(size: str, ladder: dict[str, Shape]) -> Shape:
     return ladder[size]
 
 
-def build_model(shape: Shape, vocab_size: int, sequence_length: int, init_std: float, seed: int) -> "LlamaForCausalLM":
-    """A freshly initialised fp32 model on the CPU; the same seed gives the same weights on every machine."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_config(shape: Shape, vocab_size: int, sequence_length: int, init_std: float) -> "LlamaConfig":
+    """The configuration of a size's model in transformers."""
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.width,
         intermediate_size=shape.ffn,
@@ -144,9 +143,16 @@ def build_model(shape: Shape, vocab_size: int, sequence_length: int, init_std: f
         eos_token_id=None,
         pad_token_id=None,
     )
+
+
+def build_model(shape: Shape, vocab_size: int, sequence_length: int, init_std: float, seed: int) -> "LlamaForCausalLM":
+    """A freshly initialised fp32 model on the CPU; the same seed gives the same weights on every machine."""
+    import torch
+    from transformers import LlamaForCausalLM
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).float()
+        return LlamaForCausalLM(llama_config(shape, vocab_size, sequence_length, init_std)).float()
 
 
 def maskable_weights(model: "LlamaForCausalLM", shape: Shape) -> "dict[str, torch.nn.Parameter]":

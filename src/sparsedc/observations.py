@@ -53,7 +53,7 @@ def observed(cell: str, metrics: dict[str, Any]) -> dict[str, list[dict[str, Any
     """Table → its rows of one cell, from the cell's metrics; none of a cell whose topology never changes."""
     topology, around = metrics.get("topology"), metrics.get("around_updates")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
-    if isinstance(topology, dict):  # early versions wrote a list with less in it
+    if topology:
         rows[TOPOLOGY] += _updates(topology)
     if around:
         rows[STABILITY] += _offsets(around)

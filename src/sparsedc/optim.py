@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from sparsedc.config import MAX_AGE
+from sparsedc.config import MAX_AGE, NewbornPolicy
 from sparsedc.errors import InputError
 
 CHUNK = 2**25  # weights that are stepped at once: bounds the memory of intermediate results
 
 Tables = tuple[Tensor, Tensor, Tensor | None]  # by age; see SparseAdamW._tables
-Policy = Literal["reset", "naive", "linear", "compounding"]
-POLICIES: tuple[Policy, ...] = ("reset", "naive", "linear", "compounding")
+POLICIES: tuple[NewbornPolicy, ...] = get_args(NewbornPolicy)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Newborn:
     Weights that have been active since the first step are never slowed.
     """
 
-    policy: Policy = "reset"
+    policy: NewbornPolicy = "reset"
     ramp_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -145,9 +144,7 @@ class SparseAdamW:
         if master.is_cuda and measured_age is None:
             from sparsedc.kernels import adamw_  # Triton comes with torch's CUDA builds only
 
-            adamw_(
-                master, mean, square, age, self.gradient[part], clip, tables, self.betas, keep, self.eps, MAX_AGE
-            )  # fmt: skip
+            adamw_(master, mean, square, age, self.gradient[part], clip, tables, self.betas, keep, self.eps, MAX_AGE)
             age.clamp_(max=MAX_AGE - 1).add_(1)
             return None
         gradient = self.gradient[part].float() * clip

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import linear
 
+from sparsedc.config import NewbornPolicy
 from sparsedc.errors import InputError
-from sparsedc.optim import POLICIES, Newborn, Policy, SparseAdamW
+from sparsedc.optim import POLICIES, Newborn, SparseAdamW
 from sparsedc.sparsity.distribution import layer_counts
-from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate, highest
-from sparsedc.sparsity.methods import METHODS, method
+from sparsedc.sparsity.engine import SparseEngine, highest
+from sparsedc.sparsity.history import TopologyUpdate
+from sparsedc.sparsity.methods import METHODS, Growing, method
 from sparsedc.sparsity.schedule import TopologySchedule
 
 SHAPES = {"up": (16, 8), "gate": (16, 8), "down": (8, 16), "attention": (8, 8)}
@@ -256,7 +258,7 @@ def test_highest_is_that_of_sorted(scores: list[float], data: st.DataObject) -> 
     ],
 )
 def test_density_one_is_torch_adamw_bit_for_bit(
-    name: str, policy: Policy, block: tuple[int, int], betas: tuple[float, float]
+    name: str, policy: NewbornPolicy, block: tuple[int, int], betas: tuple[float, float]
 ) -> None:
     """Also over topology updates, which find nothing to do, and at every newborn policy, as nothing is born."""
     newborn = Newborn(policy, 10)
@@ -537,7 +539,8 @@ def test_what_an_update_reports_is_counted_from_the_history_of_masks(name: str, 
 
     history = [masks()]
     births = [[0 for _ in mask] for mask in history[0]]  # step after which a block was born
-    takes_back = method(name).takes_back and method(name).grows
+    chosen = method(name)
+    takes_back = isinstance(chosen, Growing) and chosen.takes_back
     for step in range(1, STEPS + 1):
         update = run.step(step)
         if update is None:
@@ -724,3 +727,18 @@ def test_counts_that_rise_are_refused_before_anything_moves() -> None:
     with pytest.raises(InputError, match=r"counts\.a = 5: rises from 4"):
         engine.update_topology()
     assert engine.mask_hash() == before
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_nothing_is_remembered_after_the_last_update(name: str) -> None:
+    run = Run(name)
+    last = SCHEDULE.update_steps[-1]
+    for step in range(1, last):
+        run.step(step)
+    assert all(run.engine.memories) == (name in ("momentum", "rigl-acc"))
+    held = run.engine.persistent_bytes()
+    run.step(last)
+    run.step(last + 1)
+    assert not any(run.engine.memories)
+    if name == "momentum":
+        assert run.engine.persistent_bytes() == held - 4 * sum(weight.numel() for weight in run.weights.values())

@@ -186,21 +186,40 @@ def test_soft_magnitude_survival_has_odds_of_the_cube() -> None:
     assert small / 4000 == pytest.approx(1 / 4.375, abs=0.03)  # 4.5 standard errors
 
 
-def test_gradual_pruning_never_grows() -> None:
-    with pytest.raises(NotImplementedError, match="never grows"):
-        method("gmp").grow_scores(4, None, {}, Draws("", torch.device("cpu")))
+def test_gradual_pruning_never_takes_a_weight_back() -> None:
+    weight = torch.nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))
+    falling = {None: 64, 1: 40, 2: 20, 3: 7}
+    engine = SparseEngine(
+        {"a": weight}, lambda step: {"a": falling[step]}, method("gmp"), TopologySchedule(4, 3, 0.0, 0.0, 1.0), 0
+    )
+    before = engine.layers[0].mask()
+    for step in (1, 2, 3):
+        engine.begin(step)
+        (weight**2).sum().backward()
+        engine.step(1e-3)
+        update = engine.update_topology()
+        after = engine.layers[0].mask()
+        assert update is not None
+        assert update.replaced == [0]
+        assert int(after.sum()) == falling[step]
+        assert not (after & ~before).any()
+        before = after
 
 
 @pytest.mark.parametrize("name", ["dense", "static"])
-def test_controls_are_never_asked_for_scores(name: str) -> None:
-    control, draws = method(name), Draws("", torch.device("cpu"))
+def test_controls_keep_their_topology(name: str) -> None:
+    control, weight = method(name), torch.nn.Parameter(torch.ones(4, 4))
     assert not control.dynamic
     assert not control.grows
     assert control.window == 0
-    with pytest.raises(NotImplementedError):
-        control.drop_scores(torch.ones(2, 2), draws)
-    with pytest.raises(NotImplementedError):
-        control.grow_scores(4, None, {}, draws)
+    engine = SparseEngine({"a": weight}, lambda step: {"a": 5}, control, TopologySchedule(4, 3, 0.5, 0.5, 1.0), 0)
+    before = engine.mask_hash()
+    for step in (1, 2, 3, 4):
+        engine.begin(step)
+        weight.sum().backward()
+        engine.step(1e-3)
+        assert engine.update_topology() is None
+        assert engine.mask_hash() == before
 
 
 def test_registry() -> None:

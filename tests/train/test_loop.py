@@ -12,6 +12,7 @@ from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.train import loop
+from sparsedc.train.cell import _device
 from sparsedc.train.checkpoint import exclusive
 from sparsedc.train.loop import train_cell
 
@@ -311,3 +312,17 @@ def test_vocabulary_of_the_tokens_must_fit(train, make_spec):
 def test_budget_must_fit(train, make_spec):
     with pytest.raises(InputError, match=r"4,?096"):
         train(make_spec(unique_tokens=8192))
+
+
+@pytest.mark.parametrize("visible", ["1", "0,1", "GPU-8f1c"])
+def test_a_gpu_that_is_named_and_not_found_is_no_reason_to_train_on_the_cpu(visible, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(InputError, match=f"CUDA_VISIBLE_DEVICES = {visible}: names a GPU.*--device cpu"):
+        _device(None)
+    assert _device("cpu") == CPU
+    for none in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert _device(None) == CPU
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _device(None) == CPU

@@ -21,42 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsedc.errors import InputError
 from sparsedc.optim import Newborn, SparseAdamW, UpdateSizes
 from sparsedc.sparsity.draws import Draws
+from sparsedc.sparsity.history import History, TopologyUpdate, host_bits
 from sparsedc.sparsity.layer import KEPT_INDICES, Blocks, SparseLayer
-from sparsedc.sparsity.methods import Memory, Method
+from sparsedc.sparsity.methods import Dropping, Growing, Memory, Method
 from sparsedc.sparsity.schedule import TopologySchedule
-
-Bits = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class TopologyUpdate:
-    """What one topology update did; lists are by layer, in the order of their names, and count blocks.
-
-    Attributes:
-        step: the optimizer step after which it happened.
-        drop_fraction: share of each layer's active blocks that it replaced.
-        active: active blocks after it.
-        replaced: blocks that are active now and were not before; a block that was dropped and grown again in the
-            same update is none of them.
-        ages: of the active weights just before, in steps: minimum, quartiles, maximum.
-        overlap: share of the blocks active at the start of training that are active now.
-        explored: share of all blocks that have ever been active (in-time over-parameterisation; Liu et al. 2021,
-            arXiv 2102.02887).
-    """
-
-    step: int
-    drop_fraction: float
-    active: list[int]
-    replaced: list[int]
-    ages: list[int]
-    overlap: float
-    explored: float
 
 
 @dataclass(frozen=True)
@@ -131,8 +104,7 @@ class SparseEngine:
         self._step = 0
         self._looking = False
         self._next_update: int | None = None
-        self._initial = [_host(layer) for layer in self.layers]
-        self._explored = [bits.copy() for bits in self._initial]
+        self.history = History(self.layers)
         self._places = self._slices()
         self.optimizer: SparseAdamW | None = None
         if self.layers:
@@ -194,7 +166,7 @@ class SparseEngine:
                     f"counts.{layer.name}", targets[layer.name], f"rises from {layer.active} active blocks",
                     "Let counts fall or stay, as those of a Spec do.",
                 )  # fmt: skip
-        ages = _quartiles(self.optimizer.ages())
+        ages = self.optimizer.ages()
         end, replaced = 0, []
         for number, layer in enumerate(self.layers):
             target = targets[layer.name]
@@ -204,18 +176,10 @@ class SparseEngine:
         if end < len(self.optimizer.age):
             self.optimizer.truncate(end)
         self.check()
-        now = [_host(layer) for layer in self.layers]
-        for explored, bits in zip(self._explored, now, strict=True):
-            explored |= bits
-        return TopologyUpdate(
-            step=self._step,
-            drop_fraction=fraction,
-            active=[layer.active for layer in self.layers],
-            replaced=replaced,
-            ages=ages,
-            overlap=_ones(a & b for a, b in zip(self._initial, now, strict=True)) / _ones(self._initial),
-            explored=_ones(self._explored) / sum(layer.blocks.count for layer in self.layers),
-        )
+        if self._update_from(self._step + 1) is None:
+            for memory in self.memories:
+                memory.clear()  # no later update will ask
+        return self.history.record(self._step, fraction, replaced, ages)
 
     def check(self) -> None:
         """Raise unless every layer has exactly its count of active blocks and zeros elsewhere.
@@ -237,7 +201,7 @@ class SparseEngine:
         """SHA-256 of all masks: equal on every rank and device, or something is wrong."""
         digest = sha256()
         for layer in self.layers:
-            digest.update(layer.name.encode() + b"\0" + _host(layer).tobytes())
+            digest.update(layer.name.encode() + b"\0" + host_bits(layer).tobytes())
         return digest.hexdigest()
 
     def persistent_bytes(self) -> int:
@@ -256,8 +220,7 @@ class SparseEngine:
             "masks": {layer.name: layer.bits.cpu() for layer in self.layers},
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
             "memories": {layer.name: memory for layer, memory in zip(self.layers, self.memories, strict=True)},
-            "initial": [torch.from_numpy(bits) for bits in self._initial],
-            "explored": [torch.from_numpy(bits) for bits in self._explored],
+            "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -285,10 +248,9 @@ class SparseEngine:
             layer.load_bits(masks[layer.name])
             device = layer.weight.device
             self.memories[number] = {k: v.to(device, copy=True) for k, v in state["memories"][layer.name].items()}
-            self._initial[number] = state["initial"][number].cpu().numpy().copy()
-            self._explored[number] = state["explored"][number].cpu().numpy().copy()
         self._places = self._slices()
         self.optimizer.load_state_dict(state["optimizer"])
+        self.history.load_state_dict(state["history"])
 
     # ------------------------------------------------------------------------------------------------ internals
 
@@ -315,7 +277,7 @@ class SparseEngine:
 
     def _births(self, layer: SparseLayer, step: int) -> int:
         """How many blocks the update at `step` grows in a layer."""
-        if not self.method.grows:
+        if not isinstance(self.method, Growing):
             return 0
         target = self._counts(step)[layer.name]
         free = layer.blocks.count - (target if self.method.takes_back else layer.active)
@@ -329,21 +291,23 @@ class SparseEngine:
         assert self.optimizer is not None
         if self._looking:
             assert self._next_update is not None
+            assert isinstance(self.method, Growing)
             if self._average is not None:
                 self._average(gradient)
             blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
-            inactive = (~layer.mask()).nonzero().squeeze(1)
+            inactive = layer.inactive_ids()
             self.method.observe(self.memories[number], blocks, inactive, births)
             if self._next_update == self._step:
-                self._candidates[number] = self._rank(number, blocks, births)
+                self._candidates[number] = self._rank(number, blocks, inactive, births)
         layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
         weight.grad = None
 
-    def _rank(self, number: int, gradient: Tensor | None, births: int) -> _Candidates:
+    def _rank(self, number: int, gradient: Tensor | None, inactive: Tensor, births: int) -> _Candidates:
+        """Score a layer's blocks for growth, and keep what an update may choose from."""
         layer = self.layers[number]
+        assert isinstance(self.method, Growing)
         draws = self._draws("grow", self._step, layer.name, layer.weight.device)
         scores = self.method.grow_scores(layer.blocks.count, gradient, self.memories[number], draws)
-        inactive = (~layer.mask()).nonzero().squeeze(1)
         best = highest(scores[inactive], min(births, len(inactive)))
         active = scores[layer.ids()] if self.method.takes_back else None
         return _Candidates(inactive[best], scores[inactive[best]], active)
@@ -353,6 +317,7 @@ class SparseEngine:
         behind its present place; returns how many blocks became active that were not."""
         layer, here, optimizer = self.layers[number], self._places[number], self.optimizer
         assert optimizer is not None
+        assert isinstance(self.method, Dropping)
         births = self._births(layer, self._step)
         ids = layer.ids()
         draws = self._draws("drop", self._step, layer.name, layer.weight.device)
@@ -373,7 +338,9 @@ class SparseEngine:
 
     def _choose(self, number: int, dropped_ids: Tensor, dropped: Tensor, births: int) -> Tensor:
         """Ids of the blocks that an update grows; `dropped` are places among the layer's active blocks."""
-        candidates = self._candidates[number] or self._rank(number, None, births)
+        candidates = self._candidates[number]
+        if candidates is None:
+            candidates = self._rank(number, None, self.layers[number].inactive_ids(), births)
         self._candidates[number] = None
         among, scores = candidates.ids, candidates.scores
         if candidates.active is not None:
@@ -396,19 +363,3 @@ def highest(scores: Tensor, count: int) -> Tensor:
     threshold = scores.topk(count, sorted=False).values.min()
     above, tied = scores > threshold, scores == threshold
     return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).nonzero().squeeze(1)
-
-
-def _quartiles(counts: Tensor) -> list[int]:
-    """Minimum, quartiles and maximum (nearest rank) of what has the value i `counts[i]` times."""
-    below = counts.cumsum(0).cpu().numpy()
-    ranks = [max(1, -(-quarter * int(below[-1]) // 4)) for quarter in range(5)]
-    return [int(value) for value in np.searchsorted(below, ranks)]
-
-
-def _host(layer: SparseLayer) -> Bits:
-    bits: Bits = layer.bits.cpu().numpy().copy()
-    return bits
-
-
-def _ones(masks: Any) -> int:
-    return sum(int(np.bitwise_count(bits).sum()) for bits in masks)

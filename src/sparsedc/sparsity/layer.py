@@ -121,6 +121,10 @@ class SparseLayer:
         # The size is known, so that the host need not wait for the device to count.
         return torch.nonzero_static(self.mask(), size=self.active).squeeze(1)
 
+    def inactive_ids(self) -> Tensor:
+        """Ids of the other blocks, ascending, int64."""
+        return (~self.mask()).nonzero().squeeze(1)
+
     def load_bits(self, bits: Tensor) -> None:
         """Take over a mask of another run of the same cell."""
         self.activate(unpack(bits.to(self.weight.device), self.blocks.count).nonzero().squeeze(1))

@@ -8,7 +8,7 @@ tensors' own operations, so this module imports no torch and a study can be chec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsedc.errors import InputError
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 Memory = dict[str, "Tensor"]
 
 
-class Method(ABC):
-    """What is a method's own. Instances hold no state: what lasts is in the weights, the masks and the memories.
+class Method:
+    """A way to keep a model sparse. By itself, one whose topology never changes.
+
+    Instances hold no state: what lasts is in the weights, the masks and the memories.
 
     Attributes:
         source: the paper.
@@ -30,23 +32,38 @@ class Method(ABC):
         grows: do weights become active during training?
         window: so many steps, up to and including that of a topology update, it looks at the gradients of inactive
             weights too: 0 none, 1 the update's own, None every step.
-        takes_back: may growth choose a block that the same update has dropped? It restarts from zero.
         defaults: hyperparameters in which the source differs from a study's defaults.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
-    dynamic: ClassVar[bool] = True
-    grows: ClassVar[bool] = True
+    dynamic: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
     window: ClassVar[int | None] = 0
-    takes_back: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
+
+
+class Dropping(Method):
+    """A method that drops weights at topology updates."""
+
+    dynamic = True
 
     def drop_scores(self, weights: Tensor, draws: Draws) -> Tensor:
         """Scores [active] of active blocks [active, area]; the lowest are dropped. By default, magnitude."""
         return magnitude(weights)
 
-    def observe(self, memory: Memory, gradient: Tensor, inactive: Tensor, births: int) -> None:  # noqa: B027
+
+class Growing(Dropping, ABC):
+    """A method that also lets weights become active.
+
+    Attributes:
+        takes_back: may growth choose a block that the same update has dropped? It restarts from zero.
+    """
+
+    grows = True
+    takes_back: ClassVar[bool] = True
+
+    def observe(self, memory: Memory, gradient: Tensor, inactive: Tensor, births: int) -> None:
         """Look at a step's gradient, at each step of the window. By default, nothing is remembered.
 
         Args:
@@ -74,34 +91,21 @@ def magnitude(weights: Tensor) -> Tensor:
     return absolute.float().sum(1) if weights.shape[1] > 1 else absolute.squeeze(1)
 
 
-class FixedTopology(Method):
-    """Base of the controls, whose topology never changes: the engine asks for no scores."""
-
-    dynamic = False
-    grows = False
-
-    def drop_scores(self, weights: Tensor, draws: Draws) -> NoReturn:
-        raise NotImplementedError(f"{self.name} never drops a weight")
-
-    def grow_scores(self, blocks: int, gradient: Tensor | None, memory: Memory, draws: Draws) -> NoReturn:
-        raise NotImplementedError(f"{self.name} never grows a weight")
-
-
-class Dense(FixedTopology):
+class Dense(Method):
     """Every weight active: the control that sparse methods are held against."""
 
     name = "dense"
     source = "ordinary training"
 
 
-class Static(FixedTopology):
+class Static(Method):
     """A random topology drawn once: the control that tells exploration from sparsity."""
 
     name = "static"
     source = "Liu et al. 2022, The Unreasonable Effectiveness of Random Pruning, arXiv 2202.02643"
 
 
-class SET(Method):
+class SET(Growing):
     """Sparse evolutionary training: drop the smallest weights, grow at random."""
 
     name = "set"
@@ -111,7 +115,7 @@ class SET(Method):
         return draws.uniform(blocks)
 
 
-class RigL(Method):
+class RigL(Growing):
     """The rigged lottery: drop the smallest weights, grow where the loss falls fastest."""
 
     name = "rigl"
@@ -123,7 +127,7 @@ class RigL(Method):
         return magnitude(gradient)
 
 
-class AccumulatedRigL(Method):
+class AccumulatedRigL(Growing):
     """RigL by the gradient of several batches: candidates by the first, their sum over all decides.
 
     Twice as many candidates as births are followed, so that nothing dense is kept. The sum is of gradients, as in
@@ -151,7 +155,7 @@ class AccumulatedRigL(Method):
         return scores
 
 
-class Momentum(Method):
+class Momentum(Growing):
     """Sparse momentum: grow where the running mean of the gradient is largest.
 
     The mean is kept for every weight, inactive ones too, in float32: four bytes a weight more than other methods.
@@ -200,16 +204,12 @@ class SoftRigL(SoftMagnitude, RigL):
     source = "NeuroTrails, arXiv 2505.17909; growth: Evci et al. 2020"
 
 
-class GMP(Method):
+class GMP(Dropping):
     """Gradual magnitude pruning: from dense, the smallest weights go and none returns."""
 
     name = "gmp"
     source = "Zhu and Gupta 2017, To prune, or not to prune, arXiv 1710.01878"
-    grows = False
     defaults: ClassVar[dict[str, Any]] = {"initial_density": 1.0, "drop_fraction": 0.0, "final_drop_fraction": 0.0}
-
-    def grow_scores(self, blocks: int, gradient: Tensor | None, memory: Memory, draws: Draws) -> NoReturn:
-        raise NotImplementedError(f"{self.name} never grows a weight")
 
 
 class SMET(SET):

@@ -1,6 +1,7 @@
 """One cell from its spec file to its metrics file: what `sparsedc train` does."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -58,7 +59,14 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
 
 def _device(name: str | None) -> torch.device:
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        available, visible = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if not available and visible not in ("", "-1", "NoDevFiles"):
+            # Training on the CPU instead would go unnoticed for hours.
+            raise InputError(
+                "CUDA_VISIBLE_DEVICES", visible, "names a GPU, and PyTorch finds none",
+                "Correct it (behind an MPS daemon, devices count from 0), unset it, or pass `--device cpu`.",
+            )  # fmt: skip
+        return torch.device("cuda" if available else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -24,7 +24,8 @@ from sparsedc.corpus.tokens import Tokens, budget
 from sparsedc.errors import InputError
 from sparsedc.evaluate import HeldOut, held_out, token_losses
 from sparsedc.optim import Newborn
-from sparsedc.sparsity.engine import SparseEngine, TopologyUpdate
+from sparsedc.sparsity.engine import SparseEngine
+from sparsedc.sparsity.history import TopologyUpdate
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import Spec, fingerprint
 from sparsedc.train.batches import Batches, windows
