@@ -290,6 +290,7 @@ def test_ages_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = sparse(torch.zeros(11, 2))
     ages = [0, 3, 3, MAX_AGE, 7, 0, 3, 1, 1, MAX_AGE, 0]
     ours.age.copy_(torch.tensor(ages))
+    ours.steps = 2 * MAX_AGE
     counts = ours.ages()
     assert len(counts) == MAX_AGE + 1
     assert {age: int(counts[age]) for age in set(ages)} == {age: ages.count(age) for age in set(ages)}

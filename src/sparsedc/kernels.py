@@ -8,10 +8,11 @@ from torch import Tensor
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["measured"])  # type: ignore[untyped-decorator]
 def _adamw(  # type: ignore[no-untyped-def]
     master, mean, square, age, gradient, clip, size, root, shrink, count,
-    fresh1, beta2, fresh2, keep, eps, max_age, AREA: tl.constexpr, SHRINK: tl.constexpr, BLOCK: tl.constexpr,
+    fresh1, beta2, fresh2, keep, eps, max_age, sums, measured,
+    AREA: tl.constexpr, SHRINK: tl.constexpr, MEASURE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
@@ -23,12 +24,20 @@ def _adamw(  # type: ignore[no-untyped-def]
         m *= tl.load(shrink + now, inside, other=0)
     v = tl.load(square + i, inside, other=0) * beta2 + g * g * fresh2
     scale = tl.sqrt_rn(v) / tl.load(root + now, inside, other=1) + eps
-    w = tl.load(master + i, inside, other=0) * keep + m * tl.load(size + now, inside, other=0) / scale
+    update = m * tl.load(size + now, inside, other=0) / scale
+    w = tl.load(master + i, inside, other=0) * keep + update
     tl.store(mean + i, m, inside)
     tl.store(square + i, v, inside)
     tl.store(master + i, w, inside)
     # The gradient has been used: its place takes the weight in the type of matrix products.
     tl.store(gradient + i, w.to(gradient.dtype.element_ty), inside)
+    if MEASURE:
+        of_age, older = inside & (now == measured), inside & (now > measured)
+        here = sums + tl.program_id(0) * 4
+        tl.store(here, tl.sum(tl.where(of_age, update * update, 0.0)))
+        tl.store(here + 1, tl.sum(of_age.to(tl.float32)))
+        tl.store(here + 2, tl.sum(tl.where(older, update * update, 0.0)))
+        tl.store(here + 3, tl.sum(older.to(tl.float32)))
 
 
 def adamw_(
@@ -43,7 +52,8 @@ def adamw_(
     keep: float,
     eps: float,
     max_age: int,
-) -> None:
+    measured_age: int | None,
+) -> Tensor | None:
     """One step in place, but for `age`, [blocks], which stays; afterwards `gradient` holds the rounded weights.
 
     Args:
@@ -51,12 +61,19 @@ def adamw_(
         clip: a factor for gradients, scalar.
         tables: by age: step size with its sign, root of the second bias correction, factor of the first moment.
         keep: 1 − learning rate × weight decay.
+
+    Returns:
+        sum of squares and number of the updates of weights of `measured_age`, then of older ones, [4], if asked for.
     """
     size, root, shrink = tables
     count = master.numel()
+    programs = triton.cdiv(count, BLOCK)
+    sums = master.new_empty(programs if measured_age is not None else 0, 4)
     with torch.cuda.device(master.device):
-        _adamw[(triton.cdiv(count, BLOCK),)](
+        _adamw[(programs,)](
             master, mean, square, age, gradient, clip, size.contiguous(), root.contiguous(),
             size if shrink is None else shrink, count, 1 - betas[0], betas[1], 1 - betas[1], keep, eps, max_age,
-            AREA=master.shape[1], SHRINK=shrink is not None, BLOCK=BLOCK,
+            sums, measured_age or 0, AREA=master.shape[1], SHRINK=shrink is not None,
+            MEASURE=measured_age is not None, BLOCK=BLOCK,
         )  # fmt: skip
+    return None if measured_age is None else sums.sum(0)

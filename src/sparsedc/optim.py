@@ -141,12 +141,15 @@ class SparseAdamW:
         beta1, beta2 = self.betas
         size, root, shrink = tables
         age, mean, square, master = self.age[part], self.mean[part], self.square[part], self.master[part]
-        if master.is_cuda and measured_age is None:
+        if master.is_cuda:
             from sparsedc.kernels import adamw_  # Triton comes with torch's CUDA builds only
 
-            adamw_(master, mean, square, age, self.gradient[part], clip, tables, self.betas, keep, self.eps, MAX_AGE)
+            sums = adamw_(
+                master, mean, square, age, self.gradient[part], clip, tables, self.betas, keep, self.eps, MAX_AGE,
+                measured_age,
+            )  # fmt: skip
             age.clamp_(max=MAX_AGE - 1).add_(1)
-            return None
+            return sums
         gradient = self.gradient[part].float() * clip
         age.clamp_(max=MAX_AGE - 1).add_(1)
         at = age.int()
@@ -169,8 +172,9 @@ class SparseAdamW:
         return norm
 
     def ages(self) -> Tensor:
-        """How many active blocks there are of each age, int64 [MAX_AGE + 1]."""
-        counts = [torch.bincount(self.age[part].int(), minlength=MAX_AGE + 1) for part in self._parts()]
+        """How many active blocks there are of each age, int64 [oldest possible age + 1]."""
+        bins = min(self.steps, MAX_AGE) + 1  # few enough to be counted in a GPU's shared memory, as a rule
+        counts = [torch.bincount(self.age[part].int(), minlength=bins) for part in self._parts()]
         return torch.stack(counts).sum(0)
 
     def state_dict(self) -> dict[str, Tensor | int]:

@@ -18,7 +18,7 @@ from sparsedc.config import NewbornPolicy
 from sparsedc.errors import InputError
 from sparsedc.optim import POLICIES, Newborn, SparseAdamW
 from sparsedc.sparsity.distribution import layer_counts
-from sparsedc.sparsity.engine import SparseEngine, highest
+from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.sparsity.history import TopologyUpdate
 from sparsedc.sparsity.methods import METHODS, Growing, method
 from sparsedc.sparsity.schedule import TopologySchedule
@@ -229,18 +229,6 @@ def test_properties(data: st.DataObject) -> None:
         if update is not None:
             assert update.active == [counts(step)[layer] for layer in sorted(shapes)]
             assert all(0 <= new <= now for new, now in zip(update.replaced, update.active, strict=True))
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1.0, 2.0, math.inf, math.nan]) | st.floats(width=32)),
-    st.data(),
-)
-def test_highest_is_that_of_sorted(scores: list[float], data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, len(scores)))
-    order = sorted(range(len(scores)), key=lambda i: (math.inf if math.isnan(scores[i]) else -scores[i], i))
-    found = highest(torch.tensor(scores), count)
-    assert found.tolist() == sorted(order[:count])
 
 
 # ------------------------------------------------------------------------------------------- against plain training
@@ -656,8 +644,11 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @needs_gpu
 @pytest.mark.parametrize("block", [(1, 1), (1, 4), (2, 2)])
 @pytest.mark.parametrize("name", SPARSE)
-def test_topology_is_the_same_on_every_device(name: str, block: tuple[int, int]) -> None:
+def test_topology_is_the_same_on_every_device(
+    name: str, block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At a learning rate of zero weights stay equal, and only the topology is compared; it has ties."""
+    monkeypatch.setattr(Momentum, "decay", 0.5)  # running means without rounding, in which devices differ
     hashes: dict[str, list[str]] = {"cpu": [], "cuda": []}
     for device, found in hashes.items():
         weights = {k: torch.nn.Parameter(normal(k, s).mul(2).round().to(device)) for k, s in SHAPES.items()}

@@ -65,12 +65,15 @@ def test_scattered_blocks_land_where_they_were_gathered(case: tuple[Blocks, torc
 
 
 @settings(deadline=None)
-@given(st.lists(st.booleans(), max_size=50))
-def test_masks_are_packed_as_numpy_packs(mask: list[bool]) -> None:
-    bits = pack(torch.tensor(mask, dtype=torch.bool))
-    assert bits.dtype == torch.uint8
-    assert bits.tolist() == np.packbits(np.array(mask, dtype=bool), bitorder="little").tolist()
-    assert unpack(bits, len(mask)).tolist() == mask
+@given(st.lists(st.lists(st.booleans(), max_size=50), min_size=1, max_size=4))
+def test_masks_are_packed_as_numpy_packs(masks: list[list[bool]]) -> None:
+    sizes = [len(mask) for mask in masks]
+    flat = torch.tensor([on for mask in masks for on in mask], dtype=torch.bool)
+    packed = pack(flat, sizes)
+    for bits, mask in zip(packed, masks, strict=True):
+        assert bits.dtype == torch.uint8
+        assert bits.tolist() == np.packbits(np.array(mask, dtype=bool), bitorder="little").tolist()
+    assert unpack(packed, sizes).equal(flat)
 
 
 @settings(deadline=None)

@@ -10,6 +10,7 @@ import torch
 from sparsedc.errors import InputError
 from sparsedc.sparsity.draws import Draws
 from sparsedc.sparsity.engine import SparseEngine
+from sparsedc.sparsity.layer import activate
 from sparsedc.sparsity.methods import METHODS, Momentum, method
 from sparsedc.sparsity.schedule import TopologySchedule
 
@@ -135,7 +136,7 @@ def one_update(
     parameter = torch.nn.Parameter(torch.tensor([weight]))
     schedule = TopologySchedule(len(gradients) + 1, 0, 0.5, 0.5, 1.0, len(gradients))
     engine = SparseEngine({"w": parameter}, lambda at: {"w": len(active)}, method(name), schedule, seed)
-    engine.layers[0].activate(torch.tensor(active))
+    activate(engine.layers, torch.tensor(active), [len(active)])
     with torch.no_grad():
         parameter.copy_(torch.tensor([[w if i in active else 0.0 for i, w in enumerate(weight)]]))
     assert engine.optimizer is not None
@@ -181,7 +182,7 @@ def test_soft_magnitude_survival_has_odds_of_the_cube() -> None:
     drops = method("set-soft").drop_scores
     small = sum(
         bool(scores[0] > scores[1])
-        for scores in (drops(weights, Draws(f"odds/{i}", torch.device("cpu"))) for i in range(4000))
+        for scores in (drops(weights, Draws({f"odds/{i}": 2}, torch.device("cpu"))) for i in range(4000))
     )
     assert small / 4000 == pytest.approx(1 / 4.375, abs=0.03)  # 4.5 standard errors
 

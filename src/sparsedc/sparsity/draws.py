@@ -5,31 +5,40 @@ It is made of integer operations only, which a GPU and a CPU carry out alike, an
 drawing a topology of 45 million weights on the host would take seconds a layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import torch
 from torch import Tensor
 
+from sparsedc.sparsity.stretches import Stretches
+
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 
 
 @dataclass(frozen=True)
 class Draws:
-    """A stream of uniform numbers, named by whatever it depends on, such as seed, step and layer."""
+    """Streams of uniform numbers, one after another.
 
-    name: str
+    Attributes:
+        streams: how many numbers to draw of each; a stream is named by whatever it depends on, such as seed, step and
+            layer.
+    """
+
+    streams: dict[str, int]
     device: torch.device
 
-    def uniform(self, count: int) -> Tensor:
-        """`count` numbers in (0, 1), float64."""
-        key = int.from_bytes(sha256(self.name.encode()).digest()[:8], "little")
-        return middles(splitmix64(key, count, self.device))
+    def uniform(self) -> Tensor:
+        """Numbers in (0, 1), float64."""
+        keys = [int.from_bytes(sha256(name.encode()).digest()[:8], "little") for name in self.streams]
+        return middles(splitmix64(keys, Stretches(list(self.streams.values()), self.device)))
 
 
-def splitmix64(seed: int, count: int, device: torch.device) -> Tensor:
-    """The first `count` numbers of SplitMix64, as the int64 of the same 64 bits."""
-    state = torch.arange(1, count + 1, device=device).mul_(_signed(GOLDEN)).add_(_signed(seed))
+def splitmix64(seeds: Sequence[int], stretches: Stretches) -> Tensor:
+    """The first numbers of SplitMix64 from each seed, a stretch each, as the int64 of the same 64 bits."""
+    keys = stretches.of_each([_signed(seed) for seed in seeds])
+    state = stretches.rank().add_(1).mul_(_signed(GOLDEN)).add_(keys[stretches.number])
     state = _mix(_mix(state, 30, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB)
     return state ^ _shift_right(state, 31)
 

@@ -27,16 +27,19 @@ from sparsedc.errors import InputError
 from sparsedc.optim import Newborn, SparseAdamW, UpdateSizes
 from sparsedc.sparsity.draws import Draws
 from sparsedc.sparsity.history import History, TopologyUpdate, host_bits
-from sparsedc.sparsity.layer import KEPT_INDICES, Blocks, SparseLayer
+from sparsedc.sparsity.layer import KEPT_INDICES, Blocks, SparseLayer, activate, masks
 from sparsedc.sparsity.methods import Dropping, Growing, Memory, Method
 from sparsedc.sparsity.schedule import TopologySchedule
+from sparsedc.sparsity.stretches import Stretches, places
+
+UPDATED_AT_ONCE = 2**26  # weights of layers that an update takes in one go: bounds the memory of its results
 
 
 @dataclass(frozen=True)
 class _Candidates:
     """The inactive blocks that may be grown, and how active ones would score if they were dropped."""
 
-    ids: Tensor  # of the highest scored inactive blocks, ascending
+    ids: Tensor  # of the highest scored inactive blocks, best first
     scores: Tensor
     active: Tensor | None  # scores of the active blocks; None where none is taken back
 
@@ -62,7 +65,8 @@ class SparseEngine:
         average: averages a tensor in place over the ranks of data-parallel training.
 
     Raises:
-        InputError: counts that are not the layers', or not between 1 and all.
+        InputError: counts that are not the layers', or not between 1 and all; weights that are not contiguous float32
+            matrices of whole blocks.
     """
 
     def __init__(
@@ -93,14 +97,16 @@ class SparseEngine:
         self.layers: list[SparseLayer] = []
         for name in sorted(weights):
             weight = weights[name]
+            _check_weight(name, weight, block)
             blocks = Blocks(weight.shape[0], weight.shape[1], block)
             if not 1 <= first[name] <= blocks.count:
                 raise InputError(f"counts.{name}", first[name], f"not in 1 … {blocks.count}", "Use layer_counts.")
-            scores = self._draws("init", 0, name, weight.device).uniform(blocks.count)
-            ids = highest(scores, first[name])
+            scores = self._draws("init", 0, {name: blocks.count}, weight.device).uniform()
+            ids = Stretches([blocks.count], weight.device).highest(scores, [first[name]]).sort().values
             self.layers.append(SparseLayer.masked(name, weight, block, ids, keep_ids))
         self.memories: list[Memory] = [{} for _ in self.layers]
         self._candidates: list[_Candidates | None] = [None for _ in self.layers]
+        self._taken: set[int] = set()  # layers whose gradient of this step has come
         self._step = 0
         self._looking = False
         self._next_update: int | None = None
@@ -133,6 +139,7 @@ class SparseEngine:
 
     def begin(self, step: int) -> None:
         """Say which optimizer step the next backward pass is of."""
+        self._taken.clear()
         self._step, self._next_update, self._looking = step, self._update_from(step), self.looks_at(step)
 
     @torch.no_grad()
@@ -140,6 +147,7 @@ class SparseEngine:
         """AdamW on the active weights; `SparseAdamW.step` explains the arguments."""
         if self.optimizer is None:
             return None
+        self._check_gradients()
         sizes = self.optimizer.step(lr, clip, measured_age)
         for layer, here in zip(self.layers, self._places, strict=True):
             layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.gradient[here])
@@ -150,6 +158,7 @@ class SparseEngine:
         """Norm of the active gradients of the last backward pass, averaged over ranks; None without layers."""
         if self.optimizer is None:
             return None
+        self._check_gradients()
         if self._average is not None and not self._looking:
             self._average(self.optimizer.gradient)
         return self.optimizer.gradient_norm()
@@ -168,40 +177,44 @@ class SparseEngine:
                 )  # fmt: skip
         ages = self.optimizer.ages()
         end, replaced = 0, []
-        for number, layer in enumerate(self.layers):
-            target = targets[layer.name]
-            replaced.append(self._move(number, end, target))
-            end += target
+        for numbers in self._batches():
+            counts = [targets[self.layers[number].name] for number in numbers]
+            replaced.append(self._move(numbers, end, counts))
+            end += sum(counts)
         self._places = self._slices()
         if end < len(self.optimizer.age):
             self.optimizer.truncate(end)
         self.check()
-        if self._update_from(self._step + 1) is None:
+        if self.method.window is not None or self._update_from(self._step + 1) is None:
             for memory in self.memories:
-                memory.clear()  # no later update will ask
-        return self.history.record(self._step, fraction, replaced, ages)
+                memory.clear()  # the next window starts anew, or no later update will ask
+        return self.history.record(self._step, fraction, torch.cat(replaced).tolist(), ages)
 
+    @torch.no_grad()
     def check(self) -> None:
         """Raise unless every layer has exactly its count of active blocks and zeros elsewhere.
 
         NaN passes: divergence is a result that the loss reports, not a broken topology.
         """
-        for layer in self.layers:
-            active = int(layer.mask().sum())
+        found = []
+        for numbers in self._batches():
+            layers = [self.layers[number] for number in numbers]
+            blocks = Stretches([layer.blocks.count for layer in layers], layers[0].weight.device)
+            mask = masks(layers)
+            used = torch.cat([layer.blocks.split(layer.weight.detach()).ne(0).any(1) for layer in layers])
+            found.append(torch.stack([blocks.count(mask), blocks.count(used & ~mask)]))
+        counts = torch.cat(found, dim=1).T.tolist() if found else []
+        for layer, (active, stray) in zip(self.layers, counts, strict=True):
             if active != layer.active:
                 raise RuntimeError(f"{layer.name} has {active} active blocks instead of {layer.active}")
-            elsewhere = layer.weight.detach().clone()
-            ids = layer.ids()
-            zeros = elsewhere.new_zeros(len(ids), layer.blocks.area)
-            layer.blocks.scatter(elsewhere, ids, zeros)
-            if bool(elsewhere.any()):
+            if stray:
                 raise RuntimeError(f"{layer.name} has inactive weights that are not zero")
 
     def mask_hash(self) -> str:
         """SHA-256 of all masks: equal on every rank and device, or something is wrong."""
         digest = sha256()
         for layer in self.layers:
-            digest.update(layer.name.encode() + b"\0" + host_bits(layer).tobytes())
+            digest.update(layer.name.encode() + b"\0" + host_bits([layer]).tobytes())
         return digest.hexdigest()
 
     def persistent_bytes(self) -> int:
@@ -283,12 +296,33 @@ class SparseEngine:
         free = layer.blocks.count - (target if self.method.takes_back else layer.active)
         return min(floor(self.schedule.drop_fraction_at(step) * target), free)
 
+    def _batches(self) -> list[range]:
+        """Numbers of layers that follow one another and are updated together."""
+        batches: list[range] = []
+        weights = 0
+        for number, layer in enumerate(self.layers):
+            weights += layer.weight.numel()
+            if batches and weights <= UPDATED_AT_ONCE:
+                batches[-1] = range(batches[-1].start, number + 1)
+            else:
+                batches.append(range(number, number + 1))
+                weights = layer.weight.numel()
+        return batches
+
+    def _check_gradients(self) -> None:
+        missing = [layer.name for number, layer in enumerate(self.layers) if number not in self._taken]
+        if missing:
+            raise RuntimeError(f"{', '.join(missing)}: no gradient since begin(); call it, then backward once, each step")
+
     @torch.no_grad()
     def _take(self, number: int, weight: Tensor) -> None:
         """Keep the active part of a layer's gradient, let the method look at the rest, and free it."""
         layer, gradient = self.layers[number], weight.grad
         assert gradient is not None
         assert self.optimizer is not None
+        if number in self._taken:
+            raise RuntimeError(f"{layer.name}: a second gradient since begin(), which would replace the first")
+        self._taken.add(number)
         if self._looking:
             assert self._next_update is not None
             assert isinstance(self.method, Growing)
@@ -302,64 +336,99 @@ class SparseEngine:
         layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
         weight.grad = None
 
-    def _rank(self, number: int, gradient: Tensor | None, inactive: Tensor, births: int) -> _Candidates:
+    def _rank(self, number: int, gradient: Tensor, inactive: Tensor, births: int) -> _Candidates:
         """Score a layer's blocks for growth, and keep what an update may choose from."""
         layer = self.layers[number]
         assert isinstance(self.method, Growing)
-        draws = self._draws("grow", self._step, layer.name, layer.weight.device)
+        draws = self._draws("grow", self._step, {layer.name: layer.blocks.count}, gradient.device)
         scores = self.method.grow_scores(layer.blocks.count, gradient, self.memories[number], draws)
-        best = highest(scores[inactive], min(births, len(inactive)))
-        active = scores[layer.ids()] if self.method.takes_back else None
-        return _Candidates(inactive[best], scores[inactive[best]], active)
+        among = scores[inactive]
+        best = Stretches([len(inactive)], among.device).highest(among, [min(births, len(inactive))])
+        return _Candidates(inactive[best], among[best], scores[layer.ids()] if self.method.takes_back else None)
 
-    def _move(self, number: int, start: int, target: int) -> int:
-        """Drop and grow in one layer until `target` blocks are active, and move its state to `start`, which is not
-        behind its present place; returns how many blocks became active that were not."""
-        layer, here, optimizer = self.layers[number], self._places[number], self.optimizer
+    def _move(self, numbers: range, start: int, targets: list[int]) -> Tensor:
+        """Drop and grow in some layers until `targets` blocks are active, and move their state to `start`, which is not
+        behind its present place; returns how many blocks of each became active that were not, [layers].
+
+        Ids are counted through all these layers. Sizes are known beforehand: the host hardly waits for the device.
+        """
+        layers, optimizer = [self.layers[number] for number in numbers], self.optimizer
+        here = slice(self._places[numbers[0]].start, self._places[numbers[-1]].stop)
         assert optimizer is not None
         assert isinstance(self.method, Dropping)
-        births = self._births(layer, self._step)
-        ids = layer.ids()
-        draws = self._draws("drop", self._step, layer.name, layer.weight.device)
-        drops = layer.active - target + births
-        dropped = highest(-self.method.drop_scores(optimizer.master[here], draws), drops) if drops else ids[:0]
-        born = self._choose(number, ids[dropped], dropped, births) if births else ids[:0]
-        kept = torch.ones(layer.active, dtype=torch.bool, device=ids.device)
-        kept[dropped] = False
+        device = optimizer.master.device
+        births = [self._births(layer, self._step) for layer in layers]
+        active = Stretches([layer.active for layer in layers], device)
+        drops = [now - target + new for now, target, new in zip(active.sizes, targets, births, strict=True)]
+        mask = masks(layers)
+        ids = places(mask, active.total)
+
+        draws = self._draws("drop", self._step, {layer.name: layer.active for layer in layers}, device)
+        dropped = active.highest(-self.method.drop_scores(optimizer.master[here], draws), drops)
+        born = self._choose(numbers, mask, ids[dropped], dropped, drops, births)
+        survives = torch.ones(active.total, dtype=torch.bool, device=device)
+        survives[dropped] = False
+        kept = places(survives, active.total - sum(drops))
         after, order = torch.cat([ids[kept], born]).sort()
-        zeros = layer.weight.new_zeros(len(dropped), layer.blocks.area)
-        layer.blocks.scatter(layer.weight.data, ids[dropped], zeros)
+
+        newborn = order >= len(kept)
+        source = torch.cat([kept, torch.zeros_like(born)])[order]
         for key in SparseAdamW.STATE:
             state: Tensor = getattr(optimizer, key)
-            survivors = state[here][kept]
-            state[start : start + target] = torch.cat([survivors, survivors.new_zeros(births, *state.shape[1:])])[order]
-        layer.activate(after)
-        return births - int(torch.isin(born, ids).sum())
+            moved = state[here].index_select(0, source)
+            moved[newborn] = 0
+            state[start : start + len(moved)] = moved
+        blocks = Stretches([layer.blocks.count for layer in layers], device)
+        local = (ids - blocks.starts[active.number])[dropped].split(drops)
+        for layer, own in zip(layers, local, strict=True):
+            layer.blocks.scatter(layer.weight.data, own, layer.weight.new_zeros(len(own), layer.blocks.area))
+        activate(layers, after, targets)
+        return Stretches(births, device).count(~mask[born])
 
-    def _choose(self, number: int, dropped_ids: Tensor, dropped: Tensor, births: int) -> Tensor:
-        """Ids of the blocks that an update grows; `dropped` are places among the layer's active blocks."""
-        candidates = self._candidates[number]
-        if candidates is None:
-            candidates = self._rank(number, None, self.layers[number].inactive_ids(), births)
-        self._candidates[number] = None
-        among, scores = candidates.ids, candidates.scores
-        if candidates.active is not None:
-            among, order = torch.cat([among, dropped_ids]).sort()
-            scores = torch.cat([scores, candidates.active[dropped]])[order]
-        return among[highest(scores, births)]
+    def _choose(
+        self, numbers: range, mask: Tensor, dropped_ids: Tensor, dropped: Tensor, drops: list[int], births: list[int]
+    ) -> Tensor:
+        """Ids of the blocks that an update grows in some layers; `dropped` are places among their active blocks."""
+        layers, device = [self.layers[number] for number in numbers], mask.device
+        if not any(births):
+            return dropped_ids[:0]
+        assert isinstance(self.method, Growing)
+        taken_back = drops if self.method.takes_back else [0] * len(layers)
+        blocks = Stretches([layer.blocks.count for layer in layers], device)
+        if self.method.window == 0:
+            draws = self._draws("grow", self._step, {layer.name: layer.blocks.count for layer in layers}, device)
+            scores = self.method.grow_scores(blocks.total, None, {}, draws)
+            eligible = ~mask
+            if self.method.takes_back:
+                eligible[dropped_ids] = True
+            sizes = [layer.blocks.count - layer.active for layer in layers]
+            among = places(eligible, sum(sizes) + sum(taken_back))
+            scores = scores[among]
+        else:
+            candidates = [self._candidates[number] for number in numbers]
+            self._candidates[numbers.start : numbers.stop] = [None] * len(numbers)
+            found = [candidate for candidate in candidates if candidate is not None]
+            sizes = [len(candidate.ids) for candidate in found]
+            starts = blocks.starts[Stretches(sizes, device).number]
+            among, scores = torch.cat([candidate.ids for candidate in found]) + starts, torch.cat([c.scores for c in found])
+            if self.method.takes_back:
+                among = torch.cat([among, dropped_ids])
+                scores = torch.cat([scores, torch.cat([c.active for c in found if c.active is not None])[dropped]])
+            among, order = among.sort()
+            scores = scores[order]
+        eligible_of = Stretches([size + back for size, back in zip(sizes, taken_back, strict=True)], device)
+        return among[eligible_of.highest(scores, births)]
 
-    def _draws(self, purpose: str, step: int, name: str, device: torch.device) -> Draws:
-        """A stream of its own for each draw: no draw shifts another."""
-        return Draws(f"{self.seed}/{purpose}/{step}/{name}", device)
+    def _draws(self, purpose: str, step: int, counts: dict[str, int], device: torch.device) -> Draws:
+        """A stream of its own for each purpose, step and layer: no draw shifts another."""
+        return Draws({f"{self.seed}/{purpose}/{step}/{name}": count for name, count in counts.items()}, device)
 
 
-def highest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest scores, ascending; ties go to the lower index, and NaN counts as lowest."""
-    if count == len(scores):
-        return torch.arange(count, device=scores.device)
-    if count == 0:
-        return torch.arange(0, device=scores.device)
-    scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    threshold = scores.topk(count, sorted=False).values.min()
-    above, tied = scores > threshold, scores == threshold
-    return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).nonzero().squeeze(1)
+def _check_weight(name: str, weight: Tensor, block: tuple[int, int]) -> None:
+    if weight.dtype != torch.float32 or not weight.is_contiguous():
+        raise InputError(
+            f"weights.{name}", f"{weight.dtype}, strides {weight.stride()}", "not a contiguous float32 matrix",
+            "Make it one; compute_dtype says what it is multiplied in.",
+        )  # fmt: skip
+    if weight.shape[0] % block[0] or weight.shape[1] % block[1]:
+        raise InputError("block", block, f"does not divide {name}, {tuple(weight.shape)}", "Use a block that does.")

@@ -1,6 +1,6 @@
 """What topology updates did to the masks, for tables and figures; held by the host, a bit a block."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,8 @@ class History:
 
     def __init__(self, layers: Sequence[SparseLayer]) -> None:
         self.layers = layers
-        self.initial = [host_bits(layer) for layer in layers]
-        self.explored = [bits.copy() for bits in self.initial]
+        self.initial = host_bits(layers)
+        self.explored = self.initial.copy()
 
     def record(self, step: int, drop_fraction: float, replaced: list[int], ages: Tensor) -> TopologyUpdate:
         """Take note of an update that has just been made.
@@ -53,34 +53,30 @@ class History:
             replaced: by layer, how many blocks became active that were not.
             ages: how many active blocks were of each age before it, int64 [ages].
         """
-        now = [host_bits(layer) for layer in self.layers]
-        for explored, bits in zip(self.explored, now, strict=True):
-            explored |= bits
-        kept = (initial & bits for initial, bits in zip(self.initial, now, strict=True))
+        now = host_bits(self.layers)
+        self.explored |= now
         return TopologyUpdate(
             step=step,
             drop_fraction=drop_fraction,
             active=[layer.active for layer in self.layers],
             replaced=replaced,
             ages=_quartiles(ages),
-            overlap=_ones(kept) / _ones(self.initial),
+            overlap=_ones(self.initial & now) / _ones(self.initial),
             explored=_ones(self.explored) / sum(layer.blocks.count for layer in self.layers),
         )
 
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        return {
-            "initial": [torch.from_numpy(bits) for bits in self.initial],
-            "explored": [torch.from_numpy(bits) for bits in self.explored],
-        }
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"initial": torch.from_numpy(self.initial), "explored": torch.from_numpy(self.explored)}
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        self.initial = [bits.cpu().numpy().copy() for bits in state["initial"]]
-        self.explored = [bits.cpu().numpy().copy() for bits in state["explored"]]
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.initial, self.explored = (state[key].cpu().numpy().copy() for key in ("initial", "explored"))
 
 
-def host_bits(layer: SparseLayer) -> Bits:
-    """A layer's mask, eight blocks a byte."""
-    bits: Bits = layer.bits.cpu().numpy().copy()
+def host_bits(layers: Sequence[SparseLayer]) -> Bits:
+    """The layers' masks one after another, eight blocks a byte, each layer's from a new byte on."""
+    if not layers:
+        return np.empty(0, np.uint8)
+    bits: Bits = torch.cat([layer.bits for layer in layers]).cpu().numpy()
     return bits
 
 
@@ -91,5 +87,5 @@ def _quartiles(counts: Tensor) -> list[int]:
     return [int(value) for value in np.searchsorted(below, ranks)]
 
 
-def _ones(masks: Iterable[Bits]) -> int:
-    return sum(int(np.bitwise_count(bits).sum()) for bits in masks)
+def _ones(masks: Bits) -> int:
+    return int(np.bitwise_count(masks).sum(dtype=np.int64))

@@ -6,12 +6,15 @@ for its active blocks only, in the order of their ids; ids count blocks row by r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from sparsedc.sparsity.stretches import Stretches, places
 
 KEPT_INDICES = 2**28  # maskable weights up to which ids are kept, 8 bytes an active block, and not made anew
 
@@ -95,7 +98,7 @@ class SparseLayer:
         """A layer whose blocks `ids`, ascending, are active; zeroes the others."""
         blocks = Blocks(weight.shape[0], weight.shape[1], block)
         layer = cls(name, weight, blocks, torch.empty(0), 0, keep_ids)
-        layer.activate(ids)
+        activate([layer], ids, [len(ids)])
         kept = torch.empty(len(ids), blocks.area, dtype=weight.dtype, device=weight.device)
         with torch.no_grad():
             blocks.gather(weight.data, ids, kept)
@@ -103,42 +106,63 @@ class SparseLayer:
             blocks.scatter(weight.data, ids, kept)
         return layer
 
-    def activate(self, ids: Tensor) -> None:
-        """Let exactly the blocks `ids`, ascending, be active."""
-        mask = torch.zeros(self.blocks.count, dtype=torch.bool, device=ids.device)
-        mask[ids] = True
-        self.bits, self.active = pack(mask), len(ids)
-        self._ids = ids if self.keep_ids else None
-
     def mask(self) -> Tensor:
         """bool [blocks], made anew."""
-        return unpack(self.bits, self.blocks.count)
+        return masks([self])
 
     def ids(self) -> Tensor:
         """Ids of the active blocks, ascending, int64 [active]."""
         if self._ids is not None:
             return self._ids
-        # The size is known, so that the host need not wait for the device to count.
-        return torch.nonzero_static(self.mask(), size=self.active).squeeze(1)
+        return places(self.mask(), self.active)
 
     def inactive_ids(self) -> Tensor:
         """Ids of the other blocks, ascending, int64."""
-        return (~self.mask()).nonzero().squeeze(1)
+        return places(~self.mask(), self.blocks.count - self.active)
 
     def load_bits(self, bits: Tensor) -> None:
         """Take over a mask of another run of the same cell."""
-        self.activate(unpack(bits.to(self.weight.device), self.blocks.count).nonzero().squeeze(1))
+        ids = unpack([bits.to(self.weight.device)], [self.blocks.count]).nonzero().squeeze(1)
+        activate([self], ids, [len(ids)])
 
 
-def pack(mask: Tensor) -> Tensor:
-    """bool [n] to uint8 [⌈n / 8⌉], the lowest bit first."""
-    padded = torch.nn.functional.pad(mask, (0, -len(mask) % 8)).view(-1, 8)
-    return (padded * _powers(mask.device)).sum(1, dtype=torch.uint8)
+def masks(layers: Sequence[SparseLayer]) -> Tensor:
+    """The layers' masks one after another, bool [blocks]."""
+    return unpack([layer.bits for layer in layers], [layer.blocks.count for layer in layers])
 
 
-def unpack(bits: Tensor, count: int) -> Tensor:
+def activate(layers: Sequence[SparseLayer], ids: Tensor, counts: Sequence[int]) -> None:
+    """Let exactly the blocks `ids` be active, counts[i] of them in layer i.
+
+    Args:
+        ids: ascending, int64; layers' ids follow one another, so that a layer's first is the number of all blocks
+            before it.
+    """
+    blocks = [layer.blocks.count for layer in layers]
+    mask = torch.zeros(sum(blocks), dtype=torch.bool, device=ids.device)
+    mask[ids] = True
+    for layer, bits, count in zip(layers, pack(mask, blocks), counts, strict=True):
+        layer.bits, layer.active, layer._ids = bits, count, None
+    if any(layer.keep_ids for layer in layers):
+        local = ids - Stretches(blocks, ids.device).starts[Stretches(counts, ids.device).number]
+        for layer, own in zip(layers, local.split(list(counts)), strict=True):
+            layer._ids = own if layer.keep_ids else None
+
+
+def pack(mask: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Stretches of a bool tensor to bits, uint8 [⌈size / 8⌉] each, the lowest bit first."""
+    parts = []
+    for stretch in mask.split(list(sizes)):
+        parts += [stretch, stretch.new_zeros(-len(stretch) % 8)]
+    bits = (torch.cat(parts).view(-1, 8) * _powers(mask.device)).sum(1, dtype=torch.uint8)
+    return list(bits.split([-(-size // 8) for size in sizes]))
+
+
+def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The inverse of `pack`."""
-    return (bits.unsqueeze(1) & _powers(bits.device)).ne(0).flatten()[:count]
+    padded = (torch.cat(list(bits)).unsqueeze(1) & _powers(bits[0].device)).ne(0).flatten()
+    stretches = padded.split([8 * len(part) for part in bits])
+    return torch.cat([stretch[:size] for stretch, size in zip(stretches, sizes, strict=True)])
 
 
 @lru_cache

@@ -49,7 +49,12 @@ class Dropping(Method):
     dynamic = True
 
     def drop_scores(self, weights: Tensor, draws: Draws) -> Tensor:
-        """Scores [active] of active blocks [active, area]; the lowest are dropped. By default, magnitude."""
+        """Scores [active] of active blocks [active, area], of one layer after another; the lowest of each are dropped.
+        By default, magnitude.
+
+        Args:
+            draws: a random number a block, named by the study's seed, the step and the layer.
+        """
         return magnitude(weights)
 
 
@@ -67,21 +72,21 @@ class Growing(Dropping, ABC):
         """Look at a step's gradient, at each step of the window. By default, nothing is remembered.
 
         Args:
-            memory: of this layer; to be changed in place.
-            gradient: [blocks, area], of inactive blocks too.
+            memory: of this layer; to be changed in place. A window that ends with an update starts with an empty one.
+            gradient: [blocks, area], of inactive blocks too, in the type of the weights (bfloat16 on a GPU).
             inactive: ids of the inactive blocks, ascending.
             births: how many blocks the next update will grow.
         """
 
     @abstractmethod
     def grow_scores(self, blocks: int, gradient: Tensor | None, memory: Memory, draws: Draws) -> Tensor:
-        """Scores [blocks]; the highest among the candidates are grown.
+        """Scores [blocks]; the highest among each layer's candidates are grown.
 
         Args:
-            blocks: of the layer.
-            gradient: [blocks, area], of the update's step; None with a window of 0.
-            memory: what `observe` has remembered.
-            draws: random numbers, named by the study's seed, the step and the layer.
+            blocks: of the layer; with a window of 0, of one layer after another.
+            gradient: [blocks, area], of the update's step, in the type of the weights; None with a window of 0.
+            memory: what `observe` has remembered; empty with a window of 0.
+            draws: a random number a block, named by the study's seed, the step and the layer.
         """
 
 
@@ -112,7 +117,7 @@ class SET(Growing):
     source = "Mocanu et al. 2018, Scalable training of artificial neural networks, arXiv 1707.04780"
 
     def grow_scores(self, blocks: int, gradient: Tensor | None, memory: Memory, draws: Draws) -> Tensor:
-        return draws.uniform(blocks)
+        return draws.uniform()
 
 
 class RigL(Growing):
@@ -151,7 +156,6 @@ class AccumulatedRigL(Growing):
         total = memory["sum"]
         scores = total.new_full((blocks,), -1.0)
         scores[memory["candidates"]] = magnitude(total)
-        memory.clear()
         return scores
 
 
@@ -186,7 +190,7 @@ class SoftMagnitude:
     power: ClassVar[float] = 3.0
 
     def drop_scores(self, weights: Tensor, draws: Draws) -> Tensor:
-        noise = -(-draws.uniform(len(weights)).log()).log()
+        noise = -(-draws.uniform().log()).log()
         return magnitude(weights).double().log() * self.power + noise
 
 
