@@ -20,7 +20,7 @@ from sparsedc.optim import POLICIES, Newborn, SparseAdamW
 from sparsedc.sparsity.distribution import layer_counts
 from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.sparsity.history import TopologyUpdate
-from sparsedc.sparsity.methods import METHODS, Growing, method
+from sparsedc.sparsity.methods import METHODS, Growing, Momentum, method
 from sparsedc.sparsity.schedule import TopologySchedule
 
 SHAPES = {"up": (16, 8), "gate": (16, 8), "down": (8, 16), "attention": (8, 8)}
