@@ -179,10 +179,10 @@ AROUND_UPDATES: dict[str, Any] = {
 }
 
 
-def with_updates(folder: Path, cell: str, **training: Any) -> None:
-    """Give a cell topology updates, trained with these hyperparameters."""
+def with_updates(folder: Path, cell: str, method: str = "rigl", **training: Any) -> None:
+    """Give a cell topology updates, trained by this method with these hyperparameters."""
     path, metrics = metrics_of(folder, cell)
-    spec = {"spec": {"training": training}}
+    spec = {"spec": {"method": method, "training": training}}
     path.write_text(json.dumps({**metrics, **spec, "topology": TOPOLOGY_UPDATES, "around_updates": AROUND_UPDATES}))
 
 
@@ -276,6 +276,14 @@ def test_updates_of_dynamic_cells_are_collected_beside_the_runs(study: Study, fo
     np.testing.assert_array_equal(around["loss"][:4], [0.01, -0.01, 0.2, np.nan])
     np.testing.assert_array_equal(around["update_ratio"][:4], [np.nan, np.nan, 3.16, np.nan])
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["runs.csv", STABILITY, TOPOLOGY]
+
+
+def test_nothing_is_newborn_where_nothing_grows(study: Study, folder: Path) -> None:
+    one, other = (name for name, cell in study.cells.items() if cell.spec.density < 1)
+    with_updates(folder, one, method="gmp")
+    with_updates(folder, other)
+    collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    assert list(read_observations(folder / TOPOLOGY)["newborn"].fillna("")) == ["", "", "reset", "reset"]
 
 
 @pytest.mark.parametrize("topology", [None, {"layers": [], "blocks": [], "updates": []}])

@@ -13,13 +13,14 @@ import pandas as pd
 from sparsedc.atomic import whole
 from sparsedc.config import Hyperparameters
 from sparsedc.errors import InputError
+from sparsedc.sparsity.methods import METHODS
 
 TOPOLOGY, STABILITY = "topology.csv", "stability.csv"
 
 #: How regrown weights start: the cell's policy, in both tables.
 _NEWBORN: dict[str, str] = {
     "cell": "string",
-    "newborn": "string",  # reset | naive | linear | compounding
+    "newborn": "string",  # reset | naive | linear | compounding; none where nothing grows
     "ramp_steps": "Int64",  # empty where the policy has none
 }
 #: Table → its columns in order, with their pandas dtype. Shares are of the weights of all maskable matrices together.
@@ -27,7 +28,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     TOPOLOGY: {
         **_NEWBORN,
         "step": "int64",  # after which the update was
-        "drop_fraction": "float64",  # that the schedule asked for
+        "drop_fraction": "float64",  # share of the active weights that the update dropped
         "active_share": "float64",  # active weights over all; the density that the update left
         "replaced_share": "float64",  # newly active weights over active ones
         "age_min": "float64",  # of the active weights just before the update, in optimizer steps
@@ -60,8 +61,9 @@ def observed(cell: str, metrics: dict[str, Any]) -> dict[str, list[dict[str, Any
     if not any(rows.values()):
         return rows
     training = Hyperparameters.model_validate(metrics["spec"]["training"])
-    ramped = training.newborn in ("linear", "compounding")
-    of_cell = {"cell": cell, "newborn": training.newborn, "ramp_steps": training.ramp_steps if ramped else None}
+    newborn = training.newborn if METHODS[metrics["spec"]["method"]].grows else None
+    ramped = newborn in ("linear", "compounding")
+    of_cell = {"cell": cell, "newborn": newborn, "ramp_steps": training.ramp_steps if ramped else None}
     return {name: [{**of_cell, **row} for row in some] for name, some in rows.items()}
 
 

@@ -96,7 +96,7 @@ class SparseAdamW:
                 raise InputError(field, beta, "not in [0, 1)", "Give a decay rate, such as 0.95.")
             if beta**MAX_AGE > 2.0**-25:
                 raise InputError(
-                    field, beta, f"is still corrected for after {MAX_AGE} steps, where ages end", "Give 0.999 or less."
+                    field, beta, f"is still corrected for after {MAX_AGE} steps, where ages end", "Give 0.9994 or less."
                 )
         if not 0 < eps < math.inf:
             raise InputError("eps", eps, "not positive", "Give a small number, such as 1e-8.")

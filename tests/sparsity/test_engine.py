@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from sparsedc.config import NewbornPolicy
 from sparsedc.errors import InputError
 from sparsedc.optim import POLICIES, Newborn, SparseAdamW
+from sparsedc.sparsity import engine as engine_module
 from sparsedc.sparsity.distribution import layer_counts
 from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.sparsity.history import TopologyUpdate
@@ -368,13 +369,82 @@ def test_resumed_at_any_step_it_makes_the_same_choices(name: str) -> None:
 
 def test_only_some_methods_look_at_dense_gradients() -> None:
     looks = {name: list(filter(Run(name).engine.looks_at, range(1, STEPS + 1))) for name in SPARSE}
-    windows = {
-        "rigl": list(UPDATES),
-        "rigl-soft": list(UPDATES),
-        "rigl-acc": [s for s in range(1, 19) if s % 6 != 1],
-        "momentum": list(range(1, 19)),
-    }
-    assert looks == {name: windows.get(name, []) for name in SPARSE}
+    assert UPDATES == (6, 12, 18)
+    windows = {0: [], 1: [6, 12, 18], 5: [s for s in range(1, 19) if s % 6 != 1], None: list(range(1, 19))}
+    assert looks == {name: windows[METHODS[name].window] for name in SPARSE}
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize("at_once", [1, 200])
+def test_updating_layers_together_changes_nothing(name: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Run(name, falling())
+    updates = [together.step(step) for step in range(1, STEPS + 1)]
+    assert len(together.engine._batches()) == 1
+    monkeypatch.setattr(engine_module, "UPDATED_AT_ONCE", at_once)
+    apart = Run(name, falling())
+    assert len(apart.engine._batches()) > 1
+    assert updates == [apart.step(step) for step in range(1, STEPS + 1)]
+    assert together.engine.mask_hash() == apart.engine.mask_hash()
+    for layer, weight in together.weights.items():
+        assert weight.equal(apart.weights[layer])
+
+
+def test_each_layer_has_one_gradient_a_step() -> None:
+    """A layer's gradient and its new weights take turns in one place: without a gradient it would step by its weights,
+    and a second one would replace the first."""
+    run = Run("static")
+    run.engine.begin(1)
+    missing, *others = run.weights
+    sum(run.weights[layer].sum() for layer in others).backward()
+    for use in (run.engine.gradient_norm, lambda: run.engine.step(0.1)):
+        with pytest.raises(RuntimeError, match=f"{missing}: no gradient since begin"):
+            use()
+    run.weights[missing].sum().backward()
+    run.engine.step(0.1)
+    run.engine.begin(2)
+    with pytest.raises(RuntimeError, match="no gradient since begin"):
+        run.engine.step(0.1)
+    run.loss(2).backward()
+    with pytest.raises(RuntimeError, match="a second gradient since begin"):
+        run.loss(2).backward()
+
+
+@pytest.mark.parametrize("name", ["static", "rigl", "momentum"])
+def test_gradients_are_averaged_without_clipping_too(name: str) -> None:
+    halved, plain = Run(name, average=lambda gradient: gradient.mul_(0.5)), Run(name)
+    for step in range(1, STEPS + 1):
+        for run, share in ((halved, 2.0), (plain, 1.0)):
+            run.engine.begin(step)
+            (share * run.loss(step)).backward()
+            if step % 2:
+                run.engine.gradient_norm()
+            run.engine.step(0.1)
+            run.engine.update_topology()
+    assert halved.engine.mask_hash() == plain.engine.mask_hash()
+    for layer, weight in halved.weights.items():
+        assert weight.equal(plain.weights[layer])
+
+
+@pytest.mark.parametrize("name", ["rigl", "momentum", "rigl-acc"])
+def test_candidates_do_not_outlive_their_update(name: str) -> None:
+    run = Run(name)
+    for step in range(1, UPDATES[0] + 1):
+        run.step(step)
+    assert run.engine._candidates == [None] * len(run.engine.layers)
+
+
+@pytest.mark.parametrize(
+    ("weight", "block", "field"),
+    [
+        (torch.zeros(4, 9), (1, 4), "block"),
+        (torch.zeros(9, 4), (2, 2), "block"),
+        (torch.zeros(4, 8).T, (1, 1), "weights.w"),
+    ],
+)
+def test_weights_that_blocks_do_not_tile_are_refused(weight: torch.Tensor, block: tuple[int, int], field: str) -> None:
+    with pytest.raises(InputError) as error:
+        SparseEngine({"w": torch.nn.Parameter(weight)}, lambda at: {"w": 1}, method("set"), SCHEDULE, 0, block=block)
+    assert error.value.field == field
 
 
 @pytest.mark.parametrize("name", MOVING)
@@ -536,7 +606,15 @@ def test_what_an_update_reports_is_counted_from_the_history_of_masks(name: str, 
         before, now = history[-1], masks()
         pairs = [list(zip(a, b, strict=True)) for a, b in zip(before, now, strict=True)]
         assert update.step == step
-        assert update.drop_fraction == SCHEDULE.drop_fraction_at(step)
+        if takes_back:  # masks do not show what was dropped and taken back at once
+            share = SCHEDULE.drop_fraction_at(step)
+            dropped = sum(
+                sum(a) - sum(b) + min(math.floor(share * sum(b)), len(b) - sum(b))
+                for a, b in zip(before, now, strict=True)
+            )
+        else:
+            dropped = sum(a and not b for pair in pairs for a, b in pair)
+        assert update.drop_fraction == dropped / sum(map(sum, before)) > 0
         assert update.active == [sum(mask) for mask in now] == [falling(block)(step)[layer] for layer in names]
         assert update.replaced == [sum(b and not a for a, b in pair) for pair in pairs]
         ages = [

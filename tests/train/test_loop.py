@@ -210,9 +210,7 @@ def test_topology_log_counts_what_was_replaced(train, cell):
     assert fractions == sorted(fractions, reverse=True)
     for update in updates:
         assert update["active"] == [blocks // 4 for blocks in topology["blocks"]]
-        for replaced, active in zip(update["replaced"], update["active"], strict=True):
-            assert 0 <= replaced <= update["drop_fraction"] * active
-        assert any(update["replaced"])
+        assert 0 < sum(update["replaced"]) <= round(update["drop_fraction"] * sum(update["active"]))
         assert update["ages"] == sorted(update["ages"])
         assert update["ages"][-1] == update["step"]  # some have been there from the start
     assert updates[0]["ages"] == [3] * 5

@@ -65,7 +65,7 @@ class SparseEngine:
         average: averages a tensor in place over the ranks of data-parallel training.
 
     Raises:
-        InputError: counts that are not the layers', or not between 1 and all; weights that are not contiguous float32
+        InputError: counts that are not the layers', or not between 1 and all; weights that are not contiguous
             matrices of whole blocks.
     """
 
@@ -108,7 +108,7 @@ class SparseEngine:
         self._candidates: list[_Candidates | None] = [None for _ in self.layers]
         self._taken: set[int] = set()  # layers whose gradient of this step has come
         self._step = 0
-        self._looking = False
+        self._looking = self._averaged = False
         self._next_update: int | None = None
         self.history = History(self.layers)
         self._places = self._slices()
@@ -141,13 +141,14 @@ class SparseEngine:
         """Say which optimizer step the next backward pass is of."""
         self._taken.clear()
         self._step, self._next_update, self._looking = step, self._update_from(step), self.looks_at(step)
+        self._averaged = self._looking  # dense gradients are averaged before the method looks at them
 
     @torch.no_grad()
     def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
         """AdamW on the active weights; `SparseAdamW.step` explains the arguments."""
         if self.optimizer is None:
             return None
-        self._check_gradients()
+        self._finish_gradients()
         sizes = self.optimizer.step(lr, clip, measured_age)
         for layer, here in zip(self.layers, self._places, strict=True):
             layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.gradient[here])
@@ -158,9 +159,7 @@ class SparseEngine:
         """Norm of the active gradients of the last backward pass, averaged over ranks; None without layers."""
         if self.optimizer is None:
             return None
-        self._check_gradients()
-        if self._average is not None and not self._looking:
-            self._average(self.optimizer.gradient)
+        self._finish_gradients()
         return self.optimizer.gradient_norm()
 
     @torch.no_grad()
@@ -168,7 +167,8 @@ class SparseEngine:
         """At an update step, drop and grow blocks in each layer; otherwise nothing is to be done."""
         if self.optimizer is None or not self.updates_at(self._step):
             return None
-        fraction, targets = self.schedule.drop_fraction_at(self._step), self._counts(self._step)
+        targets, before = self._counts(self._step), self.active
+        births = sum(self._births(layer, self._step) * layer.blocks.area for layer in self.layers)
         for layer in self.layers:
             if targets[layer.name] > layer.active:
                 raise InputError(
@@ -188,7 +188,9 @@ class SparseEngine:
         if self.method.window is not None or self._update_from(self._step + 1) is None:
             for memory in self.memories:
                 memory.clear()  # the next window starts anew, or no later update will ask
-        return self.history.record(self._step, fraction, torch.cat(replaced).tolist(), ages)
+        dropped = before - self.active + births
+        self._candidates = [None for _ in self.layers]
+        return self.history.record(self._step, dropped / before, torch.cat(replaced).tolist(), ages)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -309,10 +311,18 @@ class SparseEngine:
                 weights = layer.weight.numel()
         return batches
 
-    def _check_gradients(self) -> None:
+    def _finish_gradients(self) -> None:
+        """Average the gradients over ranks, once a step, if backward has not; every layer must have one, since a
+        layer's gradient and its new weights take turns in one place."""
         missing = [layer.name for number, layer in enumerate(self.layers) if number not in self._taken]
         if missing:
-            raise RuntimeError(f"{', '.join(missing)}: no gradient since begin(); call it, then backward once, each step")
+            raise RuntimeError(
+                f"{', '.join(missing)}: no gradient since begin(); call it, then backward once, each step"
+            )
+        assert self.optimizer is not None
+        if self._average is not None and not self._averaged:
+            self._average(self.optimizer.gradient)
+        self._averaged = True
 
     @torch.no_grad()
     def _take(self, number: int, weight: Tensor) -> None:
@@ -379,7 +389,7 @@ class SparseEngine:
             moved[newborn] = 0
             state[start : start + len(moved)] = moved
         blocks = Stretches([layer.blocks.count for layer in layers], device)
-        local = (ids - blocks.starts[active.number])[dropped].split(drops)
+        local = torch.split((ids - blocks.starts[active.number])[dropped], drops)
         for layer, own in zip(layers, local, strict=True):
             layer.blocks.scatter(layer.weight.data, own, layer.weight.new_zeros(len(own), layer.blocks.area))
         activate(layers, after, targets)
@@ -405,12 +415,13 @@ class SparseEngine:
             among = places(eligible, sum(sizes) + sum(taken_back))
             scores = scores[among]
         else:
-            candidates = [self._candidates[number] for number in numbers]
-            self._candidates[numbers.start : numbers.stop] = [None] * len(numbers)
-            found = [candidate for candidate in candidates if candidate is not None]
+            found = [c for number in numbers if (c := self._candidates[number]) is not None]
             sizes = [len(candidate.ids) for candidate in found]
             starts = blocks.starts[Stretches(sizes, device).number]
-            among, scores = torch.cat([candidate.ids for candidate in found]) + starts, torch.cat([c.scores for c in found])
+            among, scores = (
+                torch.cat([candidate.ids for candidate in found]) + starts,
+                torch.cat([c.scores for c in found]),
+            )
             if self.method.takes_back:
                 among = torch.cat([among, dropped_ids])
                 scores = torch.cat([scores, torch.cat([c.active for c in found if c.active is not None])[dropped]])
@@ -425,10 +436,7 @@ class SparseEngine:
 
 
 def _check_weight(name: str, weight: Tensor, block: tuple[int, int]) -> None:
-    if weight.dtype != torch.float32 or not weight.is_contiguous():
-        raise InputError(
-            f"weights.{name}", f"{weight.dtype}, strides {weight.stride()}", "not a contiguous float32 matrix",
-            "Make it one; compute_dtype says what it is multiplied in.",
-        )  # fmt: skip
+    if not weight.is_contiguous():
+        raise InputError(f"weights.{name}", weight.stride(), "strides of no contiguous matrix", "Call contiguous().")
     if weight.shape[0] % block[0] or weight.shape[1] % block[1]:
         raise InputError("block", block, f"does not divide {name}, {tuple(weight.shape)}", "Use a block that does.")

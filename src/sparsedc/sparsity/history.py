@@ -19,7 +19,7 @@ class TopologyUpdate:
 
     Attributes:
         step: the optimizer step after which it happened.
-        drop_fraction: share of each layer's active blocks that it replaced.
+        drop_fraction: share of the active blocks that it dropped; a layer's are rounded down.
         active: active blocks after it.
         replaced: blocks that are active now and were not before; a block that was dropped and grown again in the
             same update is none of them.

@@ -145,23 +145,23 @@ def activate(layers: Sequence[SparseLayer], ids: Tensor, counts: Sequence[int]) 
         layer.bits, layer.active, layer._ids = bits, count, None
     if any(layer.keep_ids for layer in layers):
         local = ids - Stretches(blocks, ids.device).starts[Stretches(counts, ids.device).number]
-        for layer, own in zip(layers, local.split(list(counts)), strict=True):
+        for layer, own in zip(layers, torch.split(local, list(counts)), strict=True):
             layer._ids = own if layer.keep_ids else None
 
 
 def pack(mask: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Stretches of a bool tensor to bits, uint8 [⌈size / 8⌉] each, the lowest bit first."""
     parts = []
-    for stretch in mask.split(list(sizes)):
+    for stretch in torch.split(mask, list(sizes)):
         parts += [stretch, stretch.new_zeros(-len(stretch) % 8)]
     bits = (torch.cat(parts).view(-1, 8) * _powers(mask.device)).sum(1, dtype=torch.uint8)
-    return list(bits.split([-(-size // 8) for size in sizes]))
+    return list(torch.split(bits, [-(-size // 8) for size in sizes]))
 
 
 def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The inverse of `pack`."""
     padded = (torch.cat(list(bits)).unsqueeze(1) & _powers(bits[0].device)).ne(0).flatten()
-    stretches = padded.split([8 * len(part) for part in bits])
+    stretches = torch.split(padded, [8 * len(part) for part in bits])
     return torch.cat([stretch[:size] for stretch, size in zip(stretches, sizes, strict=True)])
 
 
