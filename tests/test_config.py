@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sparsedc.config import Factors, HubCorpus, Hyperparameters, Section, Selector, Shape, StudyConfig
+from sparsedc.config import Factors, HubCorpus, Hyperparameters, Section, Selector, Shape, StudyConfig, validated
+from sparsedc.errors import InputError
 from sparsedc.numbers import parse_count
 from sparsedc.study import short
 
@@ -160,10 +161,36 @@ def test_bounds_of_the_sparse_hyperparameters(key: str, good: list[object], bad:
 
 
 def test_updates_come_by_number_or_by_interval() -> None:
-    with pytest.raises(ValidationError, match=r"topology_updates 40 and topology_interval 100 both .* take one out"):
+    with pytest.raises(
+        ValidationError, match=r"topology_interval = 100: topology_updates 40 .* Take one of the two out"
+    ):
         Hyperparameters(topology_updates=40, topology_interval=100)
     assert Hyperparameters(topology_interval=100).topology_updates == 40  # the default, which nobody wrote
     assert Hyperparameters(topology_updates=20, topology_interval=None).topology_interval is None
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "value", "problem"),
+    [
+        ({"block": 16}, "training.block", 16, "two numbers, [rows, columns]"),
+        ({"block": [1, 2, 3]}, "training.block", [1, 2, 3], "two numbers, [rows, columns]"),
+        (
+            {"topology_interval": 3, "topology_updates": 4},
+            "training.topology_interval",
+            3,
+            "topology_updates 4 beside it",
+        ),
+        ({"batch_tokens": "lots"}, "training.batch_tokens", "lots", "'lots' is not a number such as"),
+        (3, "training", 3, "should be keys with values"),
+    ],
+)
+def test_errors_are_in_our_words_and_of_one_key(values: object, field: str, value: object, problem: str) -> None:
+    with pytest.raises(InputError) as raised:
+        validated(Hyperparameters, values, where="training")
+    assert (raised.value.field, raised.value.value) == (field, value)
+    assert problem in raised.value.problem
+    for internal in ("Value error", "tuple", "Hyperparameters"):
+        assert internal not in str(raised.value)
 
 
 def sections(base: type[Section]) -> list[type[Section]]:

@@ -44,7 +44,7 @@ def test_one_pass_is_the_plain_step(policy: str, area: int, dtype: torch.dtype) 
 
 def test_ages_stop_at_the_last_of_16_bits() -> None:
     optimizer = SparseAdamW(torch.ones(5, 2, device="cuda"), torch.float32, (0.9, 0.95), 1e-8, 0.0, Newborn())
-    optimizer.steps = 2**15 + 5
+    optimizer.steps.fill_(2**15 + 5)
     optimizer.age.fill_(2**15 - 1)
     optimizer.gradient.fill_(1.0)
     optimizer.step(1e-3)

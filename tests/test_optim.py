@@ -119,7 +119,7 @@ def test_rebirths_at_random_are_the_scalar_reference(policy: NewbornPolicy, area
 def updates_after_birth(policy: NewbornPolicy, steps: int, ramp: int = 100, born_at: int = LATE) -> list[float]:
     """Sizes, in learning rates, of the first updates of a weight born late, at a constant gradient."""
     ours = sparse(torch.zeros(2, 1), weight_decay=0.0, newborn=Newborn(policy, ramp))
-    ours.steps = born_at
+    ours.steps.fill_(born_at)
     ours.age[1] = min(born_at, MAX_AGE)  # beside one that has been there from the start
     ours.mean[1] = ours.square[1] = 1.0
     sizes = []
@@ -203,7 +203,7 @@ def test_old_weights_are_not_slowed_beside_newborn_ones(policy: NewbornPolicy) -
 def test_ages_saturate(policy: NewbornPolicy) -> None:
     """Past 32,767 steps ages stay, the old ones count as old, and a ramp of that length is over."""
     ours = sparse(torch.zeros(3, 1), weight_decay=0.0, newborn=Newborn(policy, MAX_AGE))
-    ours.steps = MAX_AGE - 2
+    ours.steps.fill_(MAX_AGE - 2)
     ours.age.copy_(torch.tensor([MAX_AGE - 2, MAX_AGE - 4, 0]))
     ours.mean[:2] = ours.square[:2] = 1.0
     ages = []
@@ -290,7 +290,7 @@ def test_ages_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = sparse(torch.zeros(11, 2))
     ages = [0, 3, 3, MAX_AGE, 7, 0, 3, 1, 1, MAX_AGE, 0]
     ours.age.copy_(torch.tensor(ages))
-    ours.steps = 2 * MAX_AGE
+    ours.steps.fill_(2 * MAX_AGE)
     counts = ours.ages()
     assert len(counts) == MAX_AGE + 1
     assert {age: int(counts[age]) for age in set(ages)} == {age: ages.count(age) for age in set(ages)}

@@ -1,9 +1,11 @@
 """What a spec says of a cell's topology: blocks, densities and FLOPs over the course of training."""
 
+import re
 import time
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,8 @@ from sparsedc import model
 from sparsedc.config import Hyperparameters
 from sparsedc.errors import InputError
 from sparsedc.sparsity.distribution import layer_counts
+from sparsedc.sparsity.engine import SparseEngine
+from sparsedc.sparsity.methods import METHODS
 from sparsedc.spec import Spec
 from sparsedc.study import load_study
 
@@ -135,7 +139,7 @@ def test_any_density_on_the_way_is_checked() -> None:
     blocks, 10 and 11 reach every layer with this ratio, and 12 do not."""
     common: dict[str, Any] = {
         "density": 10 / 13, "block": (32, 32), "distribution": "attention", "attention_ratio": 0.8,
-        "density_shape": "linear",
+        "density_shape": "linear", "drop_fraction": 0.9, "final_drop_fraction": 0.9,
     }  # fmt: skip
     make(**common).check()
     make(**common, initial_density=1.0, topology_updates=1).check()
@@ -157,13 +161,66 @@ def test_no_gradient_window_reaches_behind_the_update_before_it(
         updates = set(spec.topology.update_steps)
     except InputError:
         return
+    if not updates:
+        with pytest.raises(InputError, match="topology_stop"):
+            spec.check()
+        return
     # The steps of each window, which must exist and hold no other update.
     clear = all(u >= 5 and updates.isdisjoint(range(u - 4, u)) for u in updates)
     if clear:
         spec.check()
         return
-    with pytest.raises(InputError, match="grows by the gradients of 5 steps"):
+    with pytest.raises(InputError, match="grows by the gradients of 5 steps") as raised:
         spec.check()
+    remedy = re.match(r"Give at (most|least) (\d+), or train for more steps", raised.value.remedy)
+    assert (remedy is None) == (spec.topology.last < 5)  # then no schedule would do
+    if remedy:
+        assert remedy[1] == ("least" if by_interval else "most")
+        make("rigl-acc", steps=steps, topology_stop=stop, **dict.fromkeys(rule, int(remedy[2]))).check()
+        if not by_interval:
+            with pytest.raises(InputError, match="grows by the gradients"):
+                make("rigl-acc", steps=steps, topology_stop=stop, topology_updates=int(remedy[2]) + 1).check()
+
+
+class Training:
+    """The spec's engine on matrices of its shapes, which it trains to its end."""
+
+    def __init__(self, spec: Spec) -> None:
+        weights = {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
+        chosen = METHODS[spec.method]()
+        engine = SparseEngine(weights, spec.block_counts_at, chosen, spec.topology, 0, block=spec.block)
+        self.births = 0
+        for step in range(1, spec.steps + 1):
+            engine.begin(step)
+            sum((weight**2).sum() for weight in weights.values()).backward()  # type: ignore[union-attr]
+            engine.step(1e-3)
+            before = engine.active
+            if (update := engine.update_topology()) is not None:
+                dropped = round(update.drop_fraction * before)
+                self.births += dropped - (before - engine.active)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["set", "rigl", "smet"]), st.integers(2, 8), st.integers(1, 4), st.floats(0.3, 0.95),
+    st.none() | st.just(1.0), st.sampled_from([0.0, 1e-9, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+)  # fmt: skip
+def test_a_growing_method_is_refused_where_its_engine_would_grow_nothing(
+    name: str, steps: int, updates: int, density: float, initial: float | None, drop: float, final: float
+) -> None:
+    """By training it: weights that become active are those that are dropped beyond what the density lost."""
+    spec = make(
+        name, density, steps, block=(16, 16), topology_updates=updates, initial_density=initial, drop_fraction=drop,
+        final_drop_fraction=final, topology_stop=1.0,
+    )  # fmt: skip
+    refused = None
+    try:
+        spec.check()
+    except InputError as error:
+        refused = error.field
+    if refused != "density":  # else a layer without a block, or all of them full
+        assert refused == (None if Training(spec).births else "drop_fraction")
 
 
 @pytest.mark.parametrize("method", ["set", "rigl", "momentum", "smet"])

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key of the law": (config(law={"form": ["sparse"]}), ["law.form", "sparse", "Did you mean forms?"]),
     "a published law with cells": (
         config(law="published"),
-        ["law: published trains nothing", "corpus, grid, sequence_length, tokenizer, training would have no effect"],
+        ["law = published: trains nothing", "corpus, grid, sequence_length, tokenizer, training would have no effect"],
     ),
     "no such published law": (config(law="chinchilla"), ["law", "chinchilla"]),
     "negative bootstrap": (config(law={"bootstrap": -1}), ["law.bootstrap", "-1", "greater than or equal to 0"]),
@@ -93,15 +93,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "corpus without source": (config(corpus={"packages": ["numpy"]}), ["corpus", "source"]),
     "wrong type: a list for a number": (config(sequence_length=[64]), ["sequence_length", "[64]", "integer"]),
     "wrong type: a word for a number": (config(training={"lr": "fast"}), ["training.lr", "fast", "number"]),
-    "wrong type: a word in a sweep": (grid(sweep={"lr": ["fast"]}), ["lr", "fast", "number"]),
-    "wrong type: a number for a section": (config(training=3), ["training", "3", "Hyperparameters"]),
+    "wrong type: a word in a sweep": (grid(sweep={"lr": [1, "fast"]}), ["grid.0.sweep.lr = fast", "number"]),
+    "wrong type: a number for a section": (config(training=3), ["training = 3", "keys with values"]),
     "wrong type: one size, no list": (grid(sizes="13k"), ["grid.0.sizes", "13k", "list"]),
     "wrong type: half a sequence": (config(sequence_length=64.5), ["sequence_length", "64.5", "integer"]),
     "density 0": (grid(densities=[1, 0]), ["grid.0.densities.1", "= 0", "greater than 0"]),
     "density above 1": (grid(densities=[1.1]), ["grid.0.densities.0", "1.1", "less than or equal to 1"]),
     "negative density": (grid(densities=[-0.5]), ["grid.0.densities.0", "-0.5", "greater than 0"]),
     "density that is not a number": (grid(densities=[float("nan")]), ["grid.0.densities.0", "nan"]),
-    "density that empties a layer": (grid(densities=[1e-6]), ["density", "1e-06", "higher density"]),
+    "density that empties a layer": (grid(densities=[1e-6]), ["density = 1e-06", "higher density"]),
     "zero epochs": (grid(epochs=[0]), ["grid.0.epochs.0", "= 0", "greater than 0"]),
     "no epochs": (grid(epochs=[]), ["grid.0.epochs", "[]", "at least 1"]),
     "unknown size": (grid(sizes=["51k"]), ["size", "51k", "Known: 13k, 25k", "`ladder`"]),
@@ -133,39 +133,122 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         config(exclude=[{"size": "13k"}], overrides=[{"size": "13k", "set": {"lr": 1e-3}}]),
         ["overrides", "13k", "picks no cell"],
     ),
+    "a word that is none, in a sweep": (
+        grid(sweep={"newborn": ["reset", "bad"]}),
+        ["grid.0.sweep.newborn = bad", "'reset', 'naive'"],
+    ),
+    "a word that is none, in an override": (
+        config(overrides=[{"size": "13k", "set": {}}, {"size": "50k", "set": {"newborn": "bad"}}]),
+        ["overrides.1.set.newborn = bad", "'reset', 'naive'"],
+    ),
+    "a word that is none, in a cell": (
+        listed(set={"newborn": "bad"}),
+        ["cells.0.set.newborn = bad", "'reset', 'naive'"],
+    ),
+    "updates by number and by interval in a sweep": (
+        grid(sweep={"topology_updates": [4, 5], "topology_interval": [3]}),
+        ["grid.0.sweep.topology_interval = 3", "topology_updates 4 beside it", "Take one of the two out"],
+    ),
     "unknown hyperparameter of an override": (
         config(overrides=[{"size": "13k", "set": {"weight_decy": 0.1}}]),
-        ["weight_decy", "0.1", "Did you mean weight_decay?"],
+        ["overrides.0.set.weight_decy", "0.1", "Did you mean weight_decay?"],
     ),
-    "unknown hyperparameter of a cell": (listed(set={"lrr": 0.1}), ["lrr", "0.1", "Did you mean lr"]),
-    "unknown hyperparameter of a sweep": (grid(sweep={"lrs": [0.1]}), ["lrs", "0.1", "Did you mean lr"]),
+    "unknown hyperparameter of a cell": (listed(set={"lrr": 0.1}), ["cells.0.set.lrr", "0.1", "Did you mean lr"]),
+    "unknown hyperparameter of a sweep": (grid(sweep={"lrs": [0.1]}), ["grid.0.sweep.lrs", "0.1", "Did you mean lr"]),
     "a cell with two roles": (
         config(grid=[*config()["grid"], {**config()["grid"][0], "role": "extrapolation"}]),
         ["role", "extrapolation", "also has the role fit", "one role"],
     ),
+    "dense alone below density 1": (
+        grid(methods=["dense"], densities=[0.5, 0.25]),
+        ["grid.0.methods = ['dense']", "dense needs density 1", "[0.5, 0.25]", "Add density 1"],
+    ),
+    "a sweep of what no cell uses, by a setting": (
+        grid(sweep={"weight_decay": [0.1, 0.2], "ramp_steps": [10, 100]}),
+        ["grid.0.sweep.ramp_steps = [10, 100]", "all values give the same cells", "Take it out"],
+    ),
+    "a sweep of what no cell uses, by the distribution": (
+        grid(sweep={"attention_ratio": [0.5, 2], "lr": [1e-3]}),
+        ["grid.0.sweep.attention_ratio = [0.5, 2]", "the same cells"],
+    ),
+    "a sweep of what no cell uses, by the method": (
+        grid(methods=["static"], sweep={"drop_fraction": [0.1, 0.2]}),
+        ["grid.0.sweep.drop_fraction = [0.1, 0.2]", "the same cells"],
+    ),
+    "a sweep of one value written twice": (grid(sweep={"lr": [1e-3, "1e-3"]}), ["grid.0.sweep.lr", "the same cells"]),
     "no cells": (config(grid=[]), ["grid", "no cells", "Fill `grid` or `cells`"]),
-    "all cells excluded": (config(exclude=[{"role": "fit"}]), ["grid", "no cells"]),
+    "all cells excluded": (config(exclude=[{"role": "fit"}]), ["exclude", "fit", "no cells left"]),
     "a block that does not tile a layer": (
         listed(set={"block": [1, 64]}),
         ["block = 1 × 64", "does not tile model.layers.0.", "96 columns", "divide those of every maskable matrix"],
     ),
-    "a block that is none": (listed(set={"block": [1, 0]}), ["training.block.1", "= 0", "greater than 0"]),
+    "a block that is none": (listed(set={"block": [1, 0]}), ["cells.0.set.block.1 = 0", "greater than 0"]),
+    "a block of one number": (listed(set={"block": 16}), ["cells.0.set.block = 16", "two numbers, [rows, columns]"]),
     "density that leaves a layer without a block": (
         listed(set={"block": [32, 32]}, density=0.02),
         ["density", "0.02", "without a block of 32 × 32", "smaller blocks"],
     ),
     "an attention ratio of nothing": (
         listed(set={"distribution": "attention", "attention_ratio": 0}),
-        ["training.attention_ratio", "= 0", "greater than 0"],
+        ["cells.0.set.attention_ratio", "= 0", "greater than 0"],
     ),
-    "an attention ratio that leaves a layer empty": (
+    "an attention ratio that leaves attention empty": (
         listed(set={"distribution": "attention", "attention_ratio": 1e-9}),
-        ["density", "0.5", "without a weight", "self_attn"],
+        ["attention_ratio = 1e-09", "density 0.5", "4 of 7 layers without a weight", "self_attn", "nearer to 1"],
     ),
-    "a drop of all weights": (listed(set={"drop_fraction": 1}), ["training.drop_fraction", "= 1", "less than 1"]),
+    "an attention ratio that leaves the others empty": (
+        listed(density=0.25, set={"distribution": "attention", "attention_ratio": 1e9}),
+        ["attention_ratio = 1000000000.0", "density 0.25", "3 of 7 layers without a weight", "mlp", "nearer to 1"],
+    ),
+    "an attention ratio above what full layers allow": (  # 6,656 of 4,096 in attention and 9,216 elsewhere
+        listed(set={"distribution": "attention", "attention_ratio": 1e300}),
+        ["attention_ratio = 1e+300", "attention would be full", "Give at most 3.6, or lower the density"],
+    ),
+    "an attention ratio below what full layers allow": (
+        listed(density=0.75, set={"distribution": "attention", "attention_ratio": 0.1}),
+        ["attention_ratio = 0.1", "all but attention would be full", "Give at least 0.188"],  # (9,984 - 9,216) / 4,096
+    ),
+    "no step for an update, with SET": (
+        listed(method="set", set={"topology_updates": 5, "topology_stop": 0.001}),
+        ["topology_stop = 0.001", "none of 16 steps", "more steps", "raise topology_stop"],
+    ),
+    "no step for an update, with a method's own settings": (
+        listed(method="smet", set={"topology_updates": 5, "topology_stop": 0.001}),
+        ["topology_stop = 0.001", "none of 16 steps"],
+    ),
+    "no birth at a low density": (
+        listed(size="50k", density=0.0004, set={"drop_fraction": 0.2}),
+        ["drop_fraction = 0.2", "rigl would grow nothing", "less than a block", "larger model or smaller blocks."],
+    ),
+    "no birth in large blocks": (
+        listed(method="set", size="50k", density=0.25, set={"block": [16, 16]}),
+        ["drop_fraction = 0.1", "set would grow nothing"],
+    ),
+    "no birth at all": (
+        listed(set={"drop_fraction": 0, "final_drop_fraction": 0}),
+        ["drop_fraction = 0.0", "rigl would grow nothing", "Raise it"],
+    ),
+    "births of next to nothing": (
+        listed(set={"drop_fraction": 1e-9, "final_drop_fraction": 1e-9}),
+        ["drop_fraction = 1e-09", "rigl would grow nothing", "Raise it"],
+    ),
+    "no room for a birth": (  # smet never takes back, and before the only update all is full
+        listed(method="smet", set={"initial_density": 1.0, "topology_updates": 1}),
+        ["drop_fraction = 0.2", "layer with room", "fall in more updates"],
+    ),
+    "sparse but full": (listed(density=0.9999999), ["density = 0.9999999", "all of the 13312", "Lower it", "dense"]),
+    "static but full": (
+        listed(method="static", density=0.99, set={"block": [32, 32]}),
+        ["density = 0.99", "keeps all of the 13 blocks", "Lower it"],
+    ),
+    "pruning of nothing": (
+        listed(method="gmp", density=0.9, set={"block": [32, 32], "initial_density": 0.95}),
+        ["initial_density = 0.95", "gmp only drops", "higher initial_density"],
+    ),
+    "a drop of all weights": (listed(set={"drop_fraction": 1}), ["cells.0.set.drop_fraction", "= 1", "less than 1"]),
     "a final drop of all weights": (
         listed(set={"final_drop_fraction": 1.0}),
-        ["training.final_drop_fraction", "1.0", "less than 1"],
+        ["cells.0.set.final_drop_fraction", "1.0", "less than 1"],
     ),
     "an interval longer than the topology may change": (
         listed(set={"topology_interval": 13}),
@@ -173,11 +256,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "updates by number and by interval in one place": (
         listed(set={"topology_interval": 3, "topology_updates": 4}),
-        ["training", "topology_updates 4 and topology_interval 3", "take one out"],
+        ["cells.0.set.topology_interval = 3", "topology_updates 4 beside it", "Take one of the two out"],
     ),
     "updates by number and by interval under training": (
         config(training={"batch_tokens": 256, "topology_interval": 3, "topology_updates": 4}),
-        ["training", "topology_updates 4 and topology_interval 3", "take one out"],
+        ["training.topology_interval = 3", "topology_updates 4 beside it", "Take one of the two out"],
     ),
     "a density that would rise": (
         listed(set={"initial_density": 0.4}),
@@ -185,7 +268,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a density that falls in no update": (
         listed(set={"initial_density": 1.0, "batch_tokens": 4096}),
-        ["initial_density = 1.0", "no topology update", "more steps"],
+        ["topology_stop = 0.75", "none of 1 steps", "more steps"],
     ),
     "a fixed topology of another density": (
         listed(method="static", set={"initial_density": 1.0}),
@@ -201,11 +284,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a gradient window longer than the gaps of so many updates": (
         listed(method="rigl-acc", set={"topology_updates": 4}),
-        ["topology_updates = 4", "gradients of 5 steps", "has 3", "topology_interval of at least 5"],
+        ["topology_updates = 4", "gradients of 5 steps", "has 3", "Give at most 2, or train for more steps"],
+    ),
+    "a gradient window longer than the topology may change": (
+        listed(method="rigl-acc", set={"topology_updates": 1, "batch_tokens": 1024}),
+        ["topology_updates = 1", "has 3", "Train for more steps, or raise topology_stop"],
     ),
     "a gradient window longer than the interval": (
         listed(method="rigl-acc", set={"topology_interval": 4}),
-        ["topology_interval = 4", "gradients of 5 steps", "has 4", "at least 5"],
+        ["topology_interval = 4", "gradients of 5 steps", "has 4", "Give at least 5, or train"],
     ),
     "a first moment slower than ages are counted": (
         listed(set={"beta1": 0.9999}),
@@ -217,7 +304,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "heads that do not divide the width": (
         config(ladder={"odd": {"width": 30, "depth": 1, "heads": 4, "ffn": 96}}),
-        ["ladder.odd", "width 30", "heads 4"],
+        ["ladder.odd.heads = 4", "width 30", "even width"],
+    ),
+    "a split that there will not be": (
+        config(evaluation_split="test"),
+        ["evaluation_split = test", "no such split", "corpus.test_fraction"],
+    ),
+    "a corpus of held-out text alone": (
+        config(corpus={"source": "installed", "validation_fraction": 0.6, "test_fraction": 0.4}),
+        ["test_fraction = 0.4", "validation_fraction of 0.6", "Lower one of them"],
     ),
 }
 
@@ -228,6 +323,28 @@ def test_refused_with_field_value_and_remedy(study: dict[str, Any], words: list[
         load_study(study)
     for word in words:
         assert word in str(raised.value)
+    assert "Value error" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cell"),
+    [
+        ({"sizes": ["50k", "3m"], "densities": [0.25, 0.0001]}, "size 50k, density 0.0001 and method rigl"),
+        ({"methods": ["set", "gmp"], "sweep": {"beta2": [0.9999]}}, "size 13k, density 0.5 and method set"),
+        ({"methods": ["static"], "densities": [1, 0.9999999]}, "size 13k, density 0.9999999 and method static"),
+    ],
+)  # fmt: skip
+def test_the_cell_that_is_refused_is_named(wrong: dict[str, Any], cell: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_study(grid(**wrong))
+    assert str(raised.value).count(f"in a cell of {cell}") == 1
+
+
+@pytest.mark.parametrize(("density", "ratios"), [(0.5, [3.6]), (0.75, [0.188, 1, 1.565]), (0.25, [0.01, 100])])
+def test_attention_ratios_that_can_be_had(density: float, ratios: list[float]) -> None:
+    """Those that remedies name among them."""
+    for ratio in ratios:
+        only(listed(density=density, set={"distribution": "attention", "attention_ratio": ratio}))
 
 
 @pytest.mark.parametrize("file", STUDY_FILES, ids=lambda path: path.name)
@@ -383,6 +500,19 @@ def test_a_sweep_is_a_further_product_that_an_override_leaves_alone() -> None:
     swept = Counter((c.spec.training.lr, c.spec.training.batch_tokens) for c in study.cells.values())
     assert swept == {(lr, batch): 8 for lr in (1e-3, 2e-3) for batch in (256, 512)}
     assert {c.spec.training.weight_decay for c in study.cells.values() if c.spec.size == "13k"} == {0.5}
+
+
+def test_a_sweep_may_leave_some_cells_alone() -> None:
+    """Those that are dense, or of a method that does not use it; each is there once."""
+    study = load_study(
+        grid(densities=[1, 0.25], methods=["rigl", "static"], sweep={"drop_fraction": [0.1, 0.2], "lr": [1e-3]})
+    )
+    methods = Counter((c.spec.method, c.spec.training.lr) for c in study.cells.values())
+    assert methods == {("dense", 1e-3): 4, ("rigl", 1e-3): 8, ("static", 1e-3): 4}
+
+
+def test_one_value_of_what_has_no_effect_is_no_sweep() -> None:
+    assert len(load_study(grid(sweep={"ramp_steps": [10]})).cells) == 8
 
 
 def test_role_is_the_grids() -> None:

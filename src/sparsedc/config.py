@@ -35,10 +35,17 @@ def train_and_validation(splits: dict[SplitName, str]) -> dict[SplitName, str]:
     return splits
 
 
+def rows_and_columns(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("should be two numbers, [rows, columns]")
+    return value
+
+
 Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0, le=10**18)]  # a column of the runs table holds it
 T = TypeVar("T")
 OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
+Block = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(rows_and_columns)]
 
 
 class Section(BaseModel):
@@ -57,7 +64,11 @@ class Documents(Section):
     @model_validator(mode="after")
     def some_for_training(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+            raise InputError(
+                "test_fraction", self.test_fraction,
+                f"leaves nothing to train on beside a validation_fraction of {self.validation_fraction}",
+                "Lower one of them.",
+            )  # fmt: skip
         return self
 
     @property
@@ -126,7 +137,10 @@ class Shape(Section):
     @model_validator(mode="after")
     def heads_divide_width(self) -> Self:
         if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is not an even multiple of heads {self.heads} (rotary positions)")
+            raise InputError(
+                "heads", self.heads, f"the width {self.width} is no even multiple of it (rotary positions)",
+                "Let each head have an even width.",
+            )  # fmt: skip
         return self
 
 
@@ -148,7 +162,7 @@ class Hyperparameters(Section):
     # Of sparse methods only. A method may bring other defaults: `Method.defaults`.
     distribution: Literal["uniform", "erk", "attention"] = "uniform"  # of density over layers
     attention_ratio: Annotated[float, Field(gt=0)] = 1.0  # density in attention over elsewhere, in that distribution
-    block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows × columns of weights that are active together
+    block: Block = (1, 1)  # rows × columns of weights that are active together
     drop_fraction: Fraction = 0.1  # of active weights, at the first topology update
     final_drop_fraction: Fraction = 0.005
     topology_updates: PositiveInt = 40
@@ -163,10 +177,11 @@ class Hyperparameters(Section):
     @model_validator(mode="after")
     def one_update_rule(self) -> Self:
         if self.topology_interval is not None and "topology_updates" in self.model_fields_set:
-            raise ValueError(
-                f"topology_updates {self.topology_updates} and topology_interval {self.topology_interval} both say "
-                "when the topology changes: take one out"
-            )
+            raise InputError(
+                "topology_interval", self.topology_interval,
+                f"topology_updates {self.topology_updates} beside it also says when the topology changes",
+                "Take one of the two out.",
+            )  # fmt: skip
         return self
 
 
@@ -185,7 +200,7 @@ class Selector(Section):
 class Override(Selector):
     """Hyperparameters of the cells that it picks, in place of those under `training`."""
 
-    set: dict[str, Any]
+    set: Hyperparameters
 
 
 class Factors(Section):
@@ -213,7 +228,7 @@ class Listed(Section):
     epochs: PositiveInt
     method: str = "rigl"
     seed: Seed = 0
-    set: dict[str, Any] = {}
+    set: Hyperparameters = Hyperparameters()
 
 
 class Law(Section):
@@ -265,10 +280,10 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def split_exists(self) -> Self:
         if self.corpus is not None and self.evaluation_split not in self.corpus.split_names:
-            raise ValueError(
-                f"evaluation_split is {self.evaluation_split}, which the corpus will not have: give test_fraction, "
-                "or name it in corpus.splits"
-            )
+            raise InputError(
+                "evaluation_split", self.evaluation_split, "the corpus will have no such split",
+                "Give corpus.test_fraction, or name it in corpus.splits.",
+            )  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -277,7 +292,10 @@ class StudyConfig(Section):
             others = StudyConfig.model_fields.keys() - {"name", "law", "figures"}
             given = sorted(key for key in others if getattr(self, key) != StudyConfig.model_fields[key].default)
             if given:
-                raise ValueError(f"law: published trains nothing, so that {', '.join(given)} would have no effect")
+                raise InputError(
+                    "law", "published", f"trains nothing, so that {', '.join(given)} would have no effect",
+                    "Take them out, or fit a law of your own.",
+                )  # fmt: skip
         return self
 
 
@@ -285,7 +303,8 @@ S = TypeVar("S", bound=Section)
 
 
 def validated(schema: type[S], values: object, where: str) -> S:
-    """Validate values against a section of the study file.
+    """Validate values against a section of the study file, whose validators raise an InputError that names a key of
+    the section, or a ValueError of their own key.
 
     Raises:
         InputError: naming the first key at fault, its value, and what it may be.
@@ -302,7 +321,11 @@ def validated(schema: type[S], values: object, where: str) -> S:
         raise InputError(field, error["input"], "unknown key", remedy)
     if error["type"] == "missing":
         raise InputError(field, "(absent)", "is required", "Add it; config.yaml shows how.")
-    raise InputError(field, error["input"], error["msg"], "Correct it; config.yaml explains every key.")
+    reason = error.get("ctx", {}).get("error")
+    if isinstance(reason, InputError):
+        raise InputError(".".join(filter(None, (field, reason.field))), reason.value, reason.problem, reason.remedy)
+    problem = "should be keys with values" if error["type"] == "model_type" else str(reason or error["msg"])
+    raise InputError(field, error["input"], problem, "Correct it; config.yaml explains every key.")
 
 
 def _keys(schema: type[Section]) -> Iterable[str]:

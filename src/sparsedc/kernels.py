@@ -8,10 +8,10 @@ from torch import Tensor
 BLOCK = 1024
 
 
-@triton.jit(do_not_specialize=["measured"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
 def _adamw(  # type: ignore[no-untyped-def]
     master, mean, square, age, gradient, clip, size, root, shrink, count,
-    fresh1, beta2, fresh2, keep, eps, max_age, sums, measured,
+    fresh1, beta2, fresh2, keep, eps, max_age, sums, measured_age,
     AREA: tl.constexpr, SHRINK: tl.constexpr, MEASURE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -25,13 +25,14 @@ def _adamw(  # type: ignore[no-untyped-def]
     v = tl.load(square + i, inside, other=0) * beta2 + g * g * fresh2
     scale = tl.sqrt_rn(v) / tl.load(root + now, inside, other=1) + eps
     update = m * tl.load(size + now, inside, other=0) / scale
-    w = tl.load(master + i, inside, other=0) * keep + update
+    w = tl.load(master + i, inside, other=0) * tl.load(keep).to(tl.float32) + update
     tl.store(mean + i, m, inside)
     tl.store(square + i, v, inside)
     tl.store(master + i, w, inside)
     # The gradient has been used: its place takes the weight in the type of matrix products.
     tl.store(gradient + i, w.to(gradient.dtype.element_ty), inside)
     if MEASURE:
+        measured = tl.load(measured_age)
         of_age, older = inside & (now == measured), inside & (now > measured)
         here = sums + tl.program_id(0) * 4
         tl.store(here, tl.sum(tl.where(of_age, update * update, 0.0)))
@@ -49,10 +50,10 @@ def adamw_(
     clip: Tensor,
     tables: tuple[Tensor, Tensor, Tensor | None],
     betas: tuple[float, float],
-    keep: float,
+    keep: float | Tensor,
     eps: float,
     max_age: int,
-    measured_age: int | None,
+    measured_age: int | Tensor | None,
 ) -> Tensor | None:
     """One step in place, but for `age`, [blocks], which stays; afterwards `gradient` holds the rounded weights.
 
@@ -66,14 +67,18 @@ def adamw_(
         sum of squares and number of the updates of weights of `measured_age`, then of older ones, [4], if asked for.
     """
     size, root, shrink = tables
+
+    def on_device(scalar: float | Tensor) -> Tensor:
+        return scalar if isinstance(scalar, Tensor) else torch.tensor(scalar, device=master.device)
+
     count = master.numel()
     programs = triton.cdiv(count, BLOCK)
     sums = master.new_empty(programs if measured_age is not None else 0, 4)
     with torch.cuda.device(master.device):
         _adamw[(programs,)](
             master, mean, square, age, gradient, clip, size.contiguous(), root.contiguous(),
-            size if shrink is None else shrink, count, 1 - betas[0], betas[1], 1 - betas[1], keep, eps, max_age,
-            sums, measured_age or 0, AREA=master.shape[1], SHRINK=shrink is not None,
-            MEASURE=measured_age is not None, BLOCK=BLOCK,
+            size if shrink is None else shrink, count, 1 - betas[0], betas[1], 1 - betas[1], on_device(keep), eps,
+            max_age, sums, on_device(0 if measured_age is None else measured_age),
+            AREA=master.shape[1], SHRINK=shrink is not None, MEASURE=measured_age is not None, BLOCK=BLOCK,
         )  # fmt: skip
     return None if measured_age is None else sums.sum(0)

@@ -68,7 +68,7 @@ class SparseAdamW:
         age: steps since birth, int16, [active blocks].
         gradient: [active blocks, area], of the type of the layers' weights; after a step, these weights themselves,
             rounded to that type.
-        steps: optimizer steps so far.
+        steps: optimizer steps so far, int64 scalar on the device: a CUDA graph that steps counts itself.
 
     Args:
         master: initial weights.
@@ -103,25 +103,30 @@ class SparseAdamW:
         if not 0 <= weight_decay < math.inf:
             raise InputError("weight_decay", weight_decay, "negative or not finite", "Give a number of at least 0.")
         self.betas, self.eps, self.weight_decay, self.newborn = betas, eps, weight_decay, newborn
-        self.steps = 0
+        self.steps = torch.zeros((), dtype=torch.int64, device=master.device)
         self.master = master.float()
         self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
         self.age = torch.zeros(len(master), dtype=torch.int16, device=master.device)
         self.gradient = torch.zeros_like(self.master, dtype=gradient_dtype)
         # 1 − β^t in double precision, as torch computes it, for every age; age 0 is never stepped.
         ages = range(1, MAX_AGE + 1)
+        self._ages = torch.arange(MAX_AGE + 1, device=master.device)
         self._correction1 = torch.tensor([1.0, *(1 - betas[0] ** t for t in ages)], dtype=torch.float64).to(
             master.device
         )
         self._correction2 = torch.tensor([1.0, *(math.sqrt(1 - betas[1] ** t) for t in ages)]).to(master.device)
 
     @torch.no_grad()
-    def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
+    def step(
+        self, lr: float | Tensor, clip: Tensor | None = None, measured_age: int | Tensor | None = None
+    ) -> UpdateSizes | None:
         """One step of all active weights by `gradient`, in whose place the new weights are then.
+
+        Tensors among the arguments are scalars on the device; a CUDA graph of the step then follows their values.
 
         Args:
             lr: learning rate.
-            clip: a factor for gradients, on the device.
+            clip: a factor for gradients.
             measured_age: compare the updates of weights of this age with those of older ones.
         """
         self.steps += 1
@@ -136,7 +141,7 @@ class SparseAdamW:
         return UpdateSizes((new / new_count).sqrt(), (old / old_count).sqrt())
 
     def _step_part(
-        self, part: slice, clip: Tensor, tables: Tables, keep: float, measured_age: int | None
+        self, part: slice, clip: Tensor, tables: Tables, keep: float | Tensor, measured_age: int | Tensor | None
     ) -> Tensor | None:
         beta1, beta2 = self.betas
         size, root, shrink = tables
@@ -173,19 +178,16 @@ class SparseAdamW:
 
     def ages(self) -> Tensor:
         """How many active blocks there are of each age, int64 [oldest possible age + 1]."""
-        bins = min(self.steps, MAX_AGE) + 1  # few enough to be counted in a GPU's shared memory, as a rule
+        bins = min(int(self.steps), MAX_AGE) + 1  # few enough to be counted in a GPU's shared memory, as a rule
         counts = [torch.bincount(self.age[part].int(), minlength=bins) for part in self._parts()]
         return torch.stack(counts).sum(0)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        return {"steps": self.steps} | {key: getattr(self, key) for key in self.STATE}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {key: getattr(self, key) for key in ("steps", *self.STATE)}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        self.steps = int(state["steps"])
-        for key in self.STATE:
-            loaded = state[key]
-            assert isinstance(loaded, Tensor)
-            setattr(self, key, loaded.to(self.gradient.device, copy=True))
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for key in ("steps", *self.STATE):
+            setattr(self, key, state[key].to(self.gradient.device, copy=True))
         self.gradient = torch.zeros_like(self.master, dtype=self.gradient.dtype)
 
     def truncate(self, blocks: int) -> None:
@@ -199,24 +201,23 @@ class SparseAdamW:
         for start in range(0, blocks, length):
             yield slice(start, min(start + length, blocks))
 
-    def _tables(self, lr: float) -> Tables:
+    def _tables(self, lr: float | Tensor) -> Tables:
         """By age: the step size with its sign, the root of the second bias correction, and what the first moment is
-        multiplied by, if anything."""
-        oldest = min(self.steps, MAX_AGE)
-        size = -lr / self._correction1[: oldest + 1]
-        root = self._correction2[: oldest + 1]
+        multiplied by, if anything; each [MAX_AGE + 1]."""
+        size, root = -lr / self._correction1, self._correction2
+        oldest = self.steps.clamp(max=MAX_AGE)
         if self.newborn.policy == "naive":
-            return size[-1:].expand(oldest + 1).float(), root[-1:].expand(oldest + 1), None
+            return size[oldest].float().expand_as(size), root[oldest].expand_as(root), None
         if self.newborn.policy == "reset":
             return size.float(), root, None
-        ramp = (torch.arange(oldest + 1, device=size.device) / self.newborn.ramp_steps).clamp_(max=1)
-        ramp[-1] = 1  # of this age are the weights that were there from the start, and no others
+        # Of the oldest age are the weights that were there from the start, and no others.
+        ramp = (self._ages / self.newborn.ramp_steps).clamp_(max=1).masked_fill_(self._ages == oldest, 1)
         if self.newborn.policy == "linear":
             return (size * ramp).float(), root, None
         return size.float(), root, ramp
 
 
-def _sums_of_squares(update: Tensor, age: Tensor, newborn: int) -> Tensor:
+def _sums_of_squares(update: Tensor, age: Tensor, newborn: int | Tensor) -> Tensor:
     """Sum of squares and number of weights of the age `newborn`, then of the older ones, [4]."""
     squares, area = update.square().sum(1), update.shape[1]
     of_age, older = (age == newborn).float(), (age > newborn).float()

@@ -7,15 +7,18 @@ This module imports no torch.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from fractions import Fraction
 from functools import cached_property, lru_cache
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 from sparsedc import model
 from sparsedc.config import MAX_AGE, Density, Hyperparameters, PositiveInt, Section, Seed, Shape, validated
 from sparsedc.errors import InputError
-from sparsedc.sparsity.distribution import active_blocks, layer_counts
-from sparsedc.sparsity.methods import METHODS, Method, method
+from sparsedc.sparsity.distribution import active_blocks, attention_ratios, layer_counts
+from sparsedc.sparsity.methods import METHODS, Growing, Method, method
 from sparsedc.sparsity.schedule import DensitySchedule, TopologySchedule
 
 #: Version of the training numerics. Raise it with every change that alters a loss: that, and no edited comment,
@@ -118,6 +121,8 @@ class Spec(Section):
         method that only drops could not follow; such a layer has the block from the start.
         """
         schedule = self.density_schedule
+        if schedule.initial is None:
+            return dict.fromkeys((None, *schedule.update_steps), self.block_counts)
         counts = {None: self._block_counts(schedule.start)} | {
             step: self._block_counts(schedule.density_at(step)) for step in schedule.update_steps
         }
@@ -191,9 +196,15 @@ class Spec(Section):
         """Refuse what would fail, or mean nothing, only after the training has begun.
 
         Raises:
-            InputError: naming the field.
+            InputError: naming the field and the cell.
         """
-        chosen = method(self.method)
+        try:
+            self._check(method(self.method))
+        except InputError as error:
+            cell = f"in a cell of size {self.size}, density {self.density} and method {self.method}"
+            raise InputError(error.field, error.value, f"{error.problem} ({cell})", error.remedy) from error
+
+    def _check(self, chosen: Method) -> None:
         if (self.density == 1) != (chosen.name == "dense"):
             raise InputError(
                 "density", self.density, f"does not go with the method {self.method}", "Density 1 is dense, and only 1."
@@ -233,27 +244,81 @@ class Spec(Section):
                 "initial_density", initial, f"the topology of {chosen.name} is fixed, and with it the density",
                 "Leave it out, or set it in `overrides` of the other methods.",
             )  # fmt: skip
-        if chosen.dynamic and not chosen.grows and (initial is None or initial <= self.density):
+        if chosen.dynamic:
+            self._check_updates(chosen)
+        self._check_counts()
+        if chosen.dynamic and not chosen.grows and self._block_counts(self.density_schedule.start) == self.block_counts:
             raise InputError(
                 "initial_density", initial, f"{chosen.name} only drops weights, down to the density {self.density}",
                 "Give a higher initial_density, such as 1.",
             )  # fmt: skip
-        updates = self.topology.update_steps  # raises where there would be none
-        if chosen.window:
-            gap = min((after - before for before, after in zip((0, *updates), updates, strict=False)), default=None)
-            if gap is not None and gap < chosen.window:
-                field = "topology_updates" if training.topology_interval is None else "topology_interval"
-                raise InputError(
-                    field, getattr(training, field),
-                    f"{chosen.name} grows by the gradients of {chosen.window} steps, but has {gap} before some update",
-                    f"Give a topology_interval of at least {chosen.window}, or train for more steps.",
-                )  # fmt: skip
+        if isinstance(chosen, Growing) and not any(self._births(chosen)):
+            raise InputError(
+                "drop_fraction", training.drop_fraction,
+                f"{chosen.name} would grow nothing: at every update that is less than a block of any layer with room",
+                "Raise it or the density, use a larger model or smaller blocks"
+                + (", or let the density fall in more updates." if initial else "."),
+            )  # fmt: skip
+
+    def _check_updates(self, chosen: Method) -> None:
+        training, topology = self.training, self.topology  # the latter raises where no interval fits
+        updates = topology.update_steps
+        longer = "Train for more steps, or raise topology_stop."
+        if not updates:
+            raise InputError(
+                "topology_stop", training.topology_stop, f"leaves none of {self.steps} steps for a topology update",
+                longer,
+            )  # fmt: skip
+        window = chosen.window or 0
+        gap = min(after - before for before, after in zip((0, *updates), updates, strict=False))
+        if gap < window:
+            field = "topology_updates" if training.topology_interval is None else "topology_interval"
+            most = topology.last // window
+            enough = {"topology_updates": f"Give at most {most}", "topology_interval": f"Give at least {window}"}[field]
+            raise InputError(
+                field, getattr(training, field),
+                f"{chosen.name} grows by the gradients of {window} steps, but has {gap} before some update",
+                f"{enough}, or train for more steps." if most else longer,
+            )  # fmt: skip
+
+    def _check_counts(self) -> None:
+        training = self.training
         # Raises where a layer would be left without a block. One with two blocks at the end has a share of more than
         # one, which only a higher density raises; then the densities on the way there need no look.
-        final = self.block_counts
-        if self.density_schedule.initial is not None and min(final.values()) < 2:
-            for density in {self.density_schedule.density_at(step) for step in (0, *updates)}:
+        final, schedule = self.block_counts, self.density_schedule
+        if schedule.initial is not None and min(final.values()) < 2:
+            for density in {schedule.density_at(step) for step in (0, *schedule.update_steps)}:
                 self._block_counts(density)
+        if self.active_maskable == self.counts.maskable:
+            raise InputError(
+                "density", self.density, f"keeps all of the {sum(final.values())} blocks of weights",
+                "Lower it, or give density 1, which is dense.",
+            )  # fmt: skip
+        if training.distribution == "attention":
+            ratio = Fraction(str(training.attention_ratio))
+            lowest, highest = attention_ratios(model.maskable_shapes(self.shape), self.density, self.block)
+            if not lowest <= ratio <= highest:
+                full, bound = (  # bounds are rounded inwards
+                    ("attention", f"at most {floor(highest * 1000) / 1000}")
+                    if ratio > highest
+                    else ("all but attention", f"at least {ceil(lowest * 1000) / 1000}")
+                )
+                raise InputError(
+                    "attention_ratio", training.attention_ratio, f"cannot be had: {full} would be full",
+                    f"Give {bound}, or lower the density.",
+                )  # fmt: skip
+
+    def _births(self, chosen: Growing) -> Iterator[int]:
+        """How many blocks each topology update grows in each layer, as `SparseEngine._births` counts them."""
+        blocks = {
+            name: rows * columns // self._area for name, (rows, columns) in model.maskable_shapes(self.shape).items()
+        }
+        before = self.block_counts_at(None)
+        for step in self.topology.update_steps:
+            fraction, targets = self.topology.drop_fraction_at(step), self.block_counts_at(step)
+            for name, target in targets.items():
+                yield min(floor(fraction * target), blocks[name] - (target if chosen.takes_back else before[name]))
+            before = targets
 
 
 @lru_cache(maxsize=2**10)  # the cells of a study share few

@@ -1,7 +1,8 @@
 """A study: from a validated config to the list of its cells. This module imports no torch."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -92,17 +93,22 @@ class Study:
             known = cells.setdefault(cell.id, cell)
             if known.role != cell.role:
                 raise InputError("role", cell.role, f"{cell.id} also has the role {known.role}", "Give it one role.")
+        if not cells and self.config.exclude:
+            picked = [selector.model_dump(exclude_none=True) for selector in self.config.exclude]
+            raise InputError("exclude", picked, "the study has no cells left", "Take one out.")
         if not cells:
             raise InputError("grid", "empty", "the study has no cells", "Fill `grid` or `cells`.")
         return dict(sorted(cells.items(), key=lambda item: (-item[1].spec.flops(sparse=False), item[0])))
 
     def _expand(self) -> Iterator[Cell]:
         used: set[int] = set()
-        for listed in itertools.chain(*map(_product, self.config.grid), self.config.cells):
-            excluded = [i for i, selector in enumerate(self.config.exclude) if _picks(selector, listed)]
-            used.update(excluded)
-            if not excluded:
-                yield self._cell(listed, used)
+        for number, factors in enumerate(self.config.grid):
+            where = f"grid.{number}"
+            cells = dict(self._kept(_product(factors, where), used))
+            _check_sweep(factors, cells, where)
+            yield from cells.values()
+        for _, cell in self._kept(self.config.cells, used):
+            yield cell
         selectors = [*self.config.exclude, *self.config.overrides]
         for index, selector in enumerate(selectors):
             if index not in used:
@@ -110,14 +116,21 @@ class Study:
                 picked = selector.model_dump(exclude_none=True, exclude={"set"})
                 raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
 
+    def _kept(self, candidates: Iterable[Listed], used: set[int]) -> Iterator[tuple[Listed, Cell]]:
+        """Those that no exclusion picks; notes which selectors are of use."""
+        for listed in candidates:
+            excluded = [i for i, selector in enumerate(self.config.exclude) if _picks(selector, listed)]
+            used.update(excluded)
+            if not excluded:
+                yield listed, self._cell(listed, used)
+
     def _cell(self, listed: Listed, used: set[int]) -> Cell:
-        own: list[dict[str, Any]] = []
+        chosen: list[Hyperparameters] = []
         for index, override in enumerate(self.config.overrides, start=len(self.config.exclude)):
             if _picks(override, listed):
                 used.add(index)
-                own.append(override.set)
-        own.append(listed.set)
-        common = self.config.training.model_dump(exclude_unset=True)
+                chosen.append(override.set)
+        common, *own = (layer.model_dump(exclude_unset=True) for layer in (self.config.training, *chosen, listed.set))
         merged = _merged(method(listed.method).defaults, common, *own)
         training = validated(Hyperparameters, merged, where="training")
         if not any("maskable_lr" in layer for layer in own):
@@ -145,15 +158,23 @@ class Study:
         return Cell(role=listed.role, spec=spec)
 
 
-def _product(factors: Factors) -> Iterator[Listed]:
+def _product(factors: Factors, where: str) -> Iterator[Listed]:
     """The cells of a grid. At density 1 a method has nothing to mask: dense, once. A dense method at a lower
     density is no cell."""
     for name in factors.methods:
         method(name)  # raises where there is no such method, also where density 1 would hide that
-    for size, density, unique, epochs, name, seed, *values in itertools.product(
-        factors.sizes, factors.densities, factors.unique_tokens, factors.epochs, factors.methods, factors.seeds,
-        *factors.sweep.values(),
-    ):  # fmt: skip
+    if set(factors.methods) == {"dense"} and 1 not in factors.densities:
+        raise InputError(
+            f"{where}.methods", factors.methods, f"dense needs density 1, which is not in {factors.densities}",
+            "Add density 1 to `densities`, or a sparse method.",
+        )  # fmt: skip
+    swept = [
+        validated(Hyperparameters, dict(zip(factors.sweep, values, strict=True)), where=f"{where}.sweep")
+        for values in itertools.product(*factors.sweep.values())
+    ]
+    for size, density, unique, epochs, name, seed, own in itertools.product(
+        factors.sizes, factors.densities, factors.unique_tokens, factors.epochs, factors.methods, factors.seeds, swept
+    ):
         if density < 1 and name == "dense":
             continue
         yield Listed(
@@ -164,8 +185,22 @@ def _product(factors: Factors) -> Iterator[Listed]:
             epochs=epochs,
             method="dense" if density == 1 else name,
             seed=seed,
-            set=dict(zip(factors.sweep, values, strict=True)),
+            set=own,
         )
+
+
+def _check_sweep(factors: Factors, cells: Mapping[Listed, Cell], where: str) -> None:
+    """Refuse to sweep what makes no other cell anywhere in the grid."""
+    for key, values in factors.sweep.items():
+        alike: defaultdict[Listed, set[str]] = defaultdict(set)  # but for this key -> ids
+        for listed, cell in cells.items():
+            others = listed.set.model_copy(update={key: None})
+            alike[listed.model_copy(update={"set": others})].add(cell.id)
+        if cells and len(values) > 1 and all(len(ids) == 1 for ids in alike.values()):
+            raise InputError(
+                f"{where}.sweep.{key}", values, "all values give the same cells",
+                "Take it out, or set what gives it an effect: config.yaml explains every key.",
+            )  # fmt: skip
 
 
 def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

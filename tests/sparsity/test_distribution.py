@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedc.errors import InputError
-from sparsedc.sparsity.distribution import DISTRIBUTIONS, layer_counts
+from sparsedc.sparsity.distribution import DISTRIBUTIONS, active_blocks, attention_ratios, layer_counts
 
 NAMES = st.builds(lambda part, name: part + name, st.sampled_from(["", "self_attn."]), st.text("abc", min_size=1))
 SHAPES = st.dictionaries(NAMES, st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=8)
@@ -132,6 +132,38 @@ def test_attention_by_value() -> None:
     assert layer_counts(shapes, 0.8, "attention", attention_ratio=4) == expected
 
 
+@given(st.integers(1, 5), st.integers(1, 5), st.floats(0.05, 0.999), BLOCKS, RATIOS)
+def test_ratios_within_the_bounds_are_those_that_overfill_no_layer(
+    attention: int, others: int, density: float, block: tuple[int, int], ratio: float
+) -> None:
+    """By the quotas without any cap."""
+    shapes = {f"{i}.self_attn": (20, 30) for i in range(attention)} | {f"{i}.mlp": (15, 20) for i in range(others)}
+    lowest, highest = attention_ratios(tiled(shapes, block), density, block)
+    sizes = {name: rows * columns for name, (rows, columns) in shapes.items()}
+    total = active_blocks(sum(sizes.values()), density)
+
+    def overfills(ratio: Fraction) -> bool:
+        shares = {name: size * (ratio if "self_attn" in name else 1) for name, size in sizes.items()}
+        return any(total * shares[name] > sizes[name] * sum(shares.values()) for name in sizes)
+
+    assert (lowest <= Fraction(str(ratio)) <= highest) != overfills(Fraction(str(ratio)))
+    assert 0 <= lowest <= 1 <= highest
+    if lowest:
+        assert not overfills(lowest)
+        assert overfills(lowest * Fraction(99, 100))
+    if isinstance(highest, Fraction):
+        assert not overfills(highest)
+        assert overfills(highest * Fraction(101, 100))
+
+
+def test_bounds_of_the_ratio_by_value() -> None:
+    shapes = {"self_attn": (10, 10), "mlp": (20, 10)}
+    # 150 of 300: attention is full at 100 beside 50 of 200. 240: that, beside 140; elsewhere is full beside 40.
+    assert attention_ratios(shapes, 0.5) == (0, 4)
+    assert attention_ratios(shapes, 0.8) == (Fraction(2, 5), Fraction(10, 7))
+    assert attention_ratios(shapes, 0.25) == (0, float("inf"))
+
+
 def test_a_ratio_is_the_decimal_that_was_written() -> None:
     """Shares 3 and 9 of a total of 6 are a tie, 1.5 and 4.5, which goes by name; the binary 0.1 is above a tenth."""
     shapes = {"b.self_attn": (3, 10), "a.mlp": (3, 3)}
@@ -232,3 +264,15 @@ def test_layers_without_a_block_are_named() -> None:
     assert "smaller blocks" in str(e.value)
     with pytest.raises(InputError, match="leaves 2 of 3 layers without a weight, other among them"):
         layer_counts(shapes, 0.01, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("density", "ratio", "field"),
+    [(0.25, 1e9, "attention_ratio"), (0.25, 1e-9, "attention_ratio"), (0.001, 2, "density"), (0.001, 1, "density")],
+)
+def test_what_leaves_a_layer_empty_is_named(density: float, ratio: float, field: str) -> None:
+    """The ratio, unless the density is too low for any."""
+    shapes = {"self_attn": (10, 10), "mlp": (20, 10)}
+    with pytest.raises(InputError, match="of 2 layers without a weight") as raised:
+        layer_counts(shapes, density, "attention", attention_ratio=ratio)
+    assert raised.value.field == field

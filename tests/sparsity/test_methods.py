@@ -145,7 +145,8 @@ def one_update(
         engine.begin(step)
         (parameter * torch.tensor([gradient])).sum().backward()
         engine.step(0.0)
-    assert engine.update_topology() is not None
+        update = engine.update_topology()
+    assert update is not None
     return engine.layers[0].ids().tolist()
 
 

@@ -29,7 +29,11 @@ def erk(name: str, rows: int, columns: int, ratio: Fraction) -> int:
 
 def attention(name: str, rows: int, columns: int, ratio: Fraction) -> Fraction:
     """One density for the projections of attention and one for all others, `ratio` times as high in attention."""
-    return rows * columns * (ratio if "self_attn" in name else Fraction(1))
+    return rows * columns * (ratio if _in_attention(name) else Fraction(1))
+
+
+def _in_attention(name: str) -> bool:
+    return "self_attn" in name
 
 
 Distribution = Callable[[str, int, int, Fraction], int | Fraction]
@@ -62,8 +66,8 @@ def layer_counts(
         attention_ratio: of the distribution `attention`, density in attention over density elsewhere, before caps.
 
     Raises:
-        InputError: an unknown distribution, a density outside (0, 1] or one that leaves a layer empty, a block that
-            does not tile a layer, or a ratio that is not positive.
+        InputError: an unknown distribution, a density outside (0, 1], a density or ratio that leaves a layer empty, a
+            block that does not tile a layer, or a ratio that is not positive.
     """
     if distribution not in DISTRIBUTIONS:
         raise InputError(
@@ -91,13 +95,32 @@ def layer_counts(
         counts[name] += 1
 
     if empty := [name for name in names if counts[name] == 0]:
+        problem = f"leaves {len(empty)} of {len(names)} layers without a {_called(block)}, {empty[0]} among them"
+        if distribution == "attention" and ratio != 1 and total * min(sizes.values()) >= sum(sizes.values()):
+            raise InputError(
+                "attention_ratio", attention_ratio, f"at density {density}, {problem}",
+                "Give one nearer to 1, or use a larger model or smaller blocks.",
+            )  # fmt: skip
         raise InputError(
-            "density",
-            density,
-            f"leaves {len(empty)} of {len(names)} layers without a {_called(block)}, {empty[0]} among them",
-            "Use a higher density, a larger model, smaller blocks or another distribution.",
+            "density", density, problem, "Use a higher density, a larger model, smaller blocks or another distribution."
         )
     return counts
+
+
+def attention_ratios(
+    shapes: dict[str, tuple[int, int]], density: float, block: tuple[int, int] = (1, 1)
+) -> tuple[Fraction, Fraction | float]:
+    """The lowest and the highest `attention_ratio` that a model can have at a density.
+
+    At these all layers but those of attention are full, or all of attention; beyond, `layer_counts` gives the same
+    counts whatever the ratio.
+    """
+    sizes = {name: _blocks_in(name, shape, block) for name, shape in shapes.items()}
+    within = sum(size for name, size in sizes.items() if _in_attention(name))
+    elsewhere = sum(sizes.values()) - within
+    total = active_blocks(within + elsewhere, density)
+    lowest = max(Fraction(total - elsewhere, within), Fraction(0))
+    return lowest, Fraction(elsewhere, total - within) if total > within else inf
 
 
 def _blocks_in(name: str, shape: tuple[int, int], block: tuple[int, int]) -> int:

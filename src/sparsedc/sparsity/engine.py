@@ -1,12 +1,12 @@
 """The engine that applies a method: masks of exact counts, topology updates, and weights that train where they live.
 
-A training step calls it four times:
+A training step calls it so:
 
     engine.begin(step)
     loss.backward()                 # a hook takes each layer's active gradients; the dense ones die there
     engine.gradient_norm()          # part of the norm by which gradients are clipped
     engine.step(lr, clip)           # AdamW on the active blocks
-    engine.update_topology()        # at an update step: drop, grow
+    engine.update_topology()        # the method looks at dense gradients that were kept; at an update step: drop, grow
 
 Masks depend on the seed, the step and the layer's name, and on the tensors; never on the order of layers, the device
 or the rank.
@@ -61,8 +61,15 @@ class SparseEngine:
         compute_dtype: of the weights in matrix products, such as torch.bfloat16; by default their own. The optimizer's
             own weights are float32 all the same.
         keep_ids: keep the ids of active blocks, 8 bytes each, instead of making them anew from the masks twice a
-            step; by default for small models.
+            step, and dense gradients at which the method looks until after the backward pass; by default for small
+            models.
         average: averages a tensor in place over the ranks of data-parallel training.
+
+    Attributes:
+        looking: does the method look at the gradients of inactive weights at the present step?
+        dense: by layer, the dense gradient that the present step has kept for that.
+        layout: rises when tensors change their sizes.
+        keeps_in_place: a step reads and writes the same tensors as the one before, while `layout` stays.
 
     Raises:
         InputError: counts that are not the layers', or not between 1 and all; weights that are not contiguous
@@ -106,10 +113,13 @@ class SparseEngine:
             self.layers.append(SparseLayer.masked(name, weight, block, ids, keep_ids))
         self.memories: list[Memory] = [{} for _ in self.layers]
         self._candidates: list[_Candidates | None] = [None for _ in self.layers]
+        self.keeps_in_place = keep_ids and average is None
+        self.dense: list[Tensor | None] = [None for _ in self.layers]
         self._taken: set[int] = set()  # layers whose gradient of this step has come
         self._step = 0
-        self._looking = self._averaged = False
+        self.looking = self._averaged = False
         self._next_update: int | None = None
+        self.layout = 0
         self.history = History(self.layers)
         self._places = self._slices()
         self.optimizer: SparseAdamW | None = None
@@ -140,11 +150,13 @@ class SparseEngine:
     def begin(self, step: int) -> None:
         """Say which optimizer step the next backward pass is of."""
         self._taken.clear()
-        self._step, self._next_update, self._looking = step, self._update_from(step), self.looks_at(step)
-        self._averaged = self._looking  # dense gradients are averaged before the method looks at them
+        self._step, self._next_update, self.looking = step, self._update_from(step), self.looks_at(step)
+        self._averaged = self.looking  # dense gradients are averaged before the method looks at them
 
     @torch.no_grad()
-    def step(self, lr: float, clip: Tensor | None = None, measured_age: int | None = None) -> UpdateSizes | None:
+    def step(
+        self, lr: float | Tensor, clip: Tensor | None = None, measured_age: int | Tensor | None = None
+    ) -> UpdateSizes | None:
         """AdamW on the active weights; `SparseAdamW.step` explains the arguments."""
         if self.optimizer is None:
             return None
@@ -164,8 +176,13 @@ class SparseEngine:
 
     @torch.no_grad()
     def update_topology(self) -> TopologyUpdate | None:
-        """At an update step, drop and grow blocks in each layer; otherwise nothing is to be done."""
-        if self.optimizer is None or not self.updates_at(self._step):
+        """At an update step, drop and grow blocks in each layer; otherwise there is nothing but to look."""
+        if self.optimizer is None:
+            return None
+        if self.looking and self.keeps_in_place:
+            for number in range(len(self.layers)):
+                self._look(number)
+        if not self.updates_at(self._step):
             return None
         targets, before = self._counts(self._step), self.active
         births = sum(self._births(layer, self._step) * layer.blocks.area for layer in self.layers)
@@ -184,12 +201,13 @@ class SparseEngine:
         self._places = self._slices()
         if end < len(self.optimizer.age):
             self.optimizer.truncate(end)
+            self.layout += 1
         self.check()
         if self.method.window is not None or self._update_from(self._step + 1) is None:
             for memory in self.memories:
                 memory.clear()  # the next window starts anew, or no later update will ask
         dropped = before - self.active + births
-        self._candidates = [None for _ in self.layers]
+        self._candidates, self.dense = [None for _ in self.layers], [None for _ in self.layers]
         return self.history.record(self._step, dropped / before, torch.cat(replaced).tolist(), ages)
 
     @torch.no_grad()
@@ -333,18 +351,30 @@ class SparseEngine:
         if number in self._taken:
             raise RuntimeError(f"{layer.name}: a second gradient since begin(), which would replace the first")
         self._taken.add(number)
-        if self._looking:
-            assert self._next_update is not None
-            assert isinstance(self.method, Growing)
-            if self._average is not None:
-                self._average(gradient)
-            blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
-            inactive = layer.inactive_ids()
-            self.method.observe(self.memories[number], blocks, inactive, births)
-            if self._next_update == self._step:
-                self._candidates[number] = self._rank(number, blocks, inactive, births)
+        if self.looking and self._average is not None:
+            self._average(gradient)
         layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
         weight.grad = None
+        if self.looking:
+            self.dense[number] = gradient
+            if not self.keeps_in_place:
+                self._look(number)
+
+    def _look(self, number: int) -> None:
+        """Let the method look at a layer's dense gradient, and forget it unless it is to be scored with others'."""
+        layer, gradient = self.layers[number], self.dense[number]
+        assert isinstance(self.method, Growing)
+        assert gradient is not None
+        assert self._next_update is not None
+        if self.method.window == 1 and self.keeps_in_place:
+            return
+        blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
+        inactive = layer.inactive_ids()
+        if self.method.window != 1:
+            self.method.observe(self.memories[number], blocks, inactive, births)
+        if self._next_update == self._step:
+            self._candidates[number] = self._rank(number, blocks, inactive, births)
+        self.dense[number] = None
 
     def _rank(self, number: int, gradient: Tensor, inactive: Tensor, births: int) -> _Candidates:
         """Score a layer's blocks for growth, and keep what an update may choose from."""
@@ -405,9 +435,14 @@ class SparseEngine:
         assert isinstance(self.method, Growing)
         taken_back = drops if self.method.takes_back else [0] * len(layers)
         blocks = Stretches([layer.blocks.count for layer in layers], device)
-        if self.method.window == 0:
+        kept = [
+            layer.blocks.split(g)
+            for layer, g in zip(layers, self.dense[numbers.start : numbers.stop], strict=True)
+            if g is not None
+        ]
+        if self.method.window == 0 or kept:
             draws = self._draws("grow", self._step, {layer.name: layer.blocks.count for layer in layers}, device)
-            scores = self.method.grow_scores(blocks.total, None, {}, draws)
+            scores = self.method.grow_scores(blocks.total, torch.cat(kept) if kept else None, {}, draws)
             eligible = ~mask
             if self.method.takes_back:
                 eligible[dropped_ids] = True

@@ -142,11 +142,14 @@ def activate(layers: Sequence[SparseLayer], ids: Tensor, counts: Sequence[int]) 
     mask = torch.zeros(sum(blocks), dtype=torch.bool, device=ids.device)
     mask[ids] = True
     for layer, bits, count in zip(layers, pack(mask, blocks), counts, strict=True):
-        layer.bits, layer.active, layer._ids = bits, count, None
+        layer.bits, layer.active = bits, count
     if any(layer.keep_ids for layer in layers):
         local = ids - Stretches(blocks, ids.device).starts[Stretches(counts, ids.device).number]
         for layer, own in zip(layers, torch.split(local, list(counts)), strict=True):
-            layer._ids = own if layer.keep_ids else None
+            if layer.keep_ids and layer._ids is not None and len(layer._ids) == len(own):
+                layer._ids.copy_(own)  # in its place, where a CUDA graph reads it
+            else:
+                layer._ids = own if layer.keep_ids else None
 
 
 def pack(mask: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -69,7 +69,7 @@ class Growing(Dropping, ABC):
     takes_back: ClassVar[bool] = True
 
     def observe(self, memory: Memory, gradient: Tensor, inactive: Tensor, births: int) -> None:
-        """Look at a step's gradient, at each step of the window. By default, nothing is remembered.
+        """Look at a step's gradient, at each step of a window longer than 1. By default, nothing is remembered.
 
         Args:
             memory: of this layer; to be changed in place. A window that ends with an update starts with an empty one.
@@ -83,9 +83,9 @@ class Growing(Dropping, ABC):
         """Scores [blocks]; the highest among each layer's candidates are grown.
 
         Args:
-            blocks: of the layer; with a window of 0, of one layer after another.
+            blocks: of the layer; with a window of 0 or 1, of one layer after another.
             gradient: [blocks, area], of the update's step, in the type of the weights; None with a window of 0.
-            memory: what `observe` has remembered; empty with a window of 0.
+            memory: what `observe` has remembered; empty with a window of 0 or 1.
             draws: a random number a block, named by the study's seed, the step and the layer.
         """
 

@@ -49,18 +49,18 @@ class TopologySchedule:
             raise InputError(
                 "stop_fraction", self.stop_fraction, "not in [0, 1]", "Give a part of training, such as 0.75."
             )
-        if self.interval is not None and not 1 <= self.interval <= self._last:
+        if self.interval is not None and not 1 <= self.interval <= self.last:
             raise InputError(
                 "topology_interval",
                 self.interval,
-                f"no update would happen in the {self._last} of {self.steps} steps in which the topology may change"
+                f"no update would happen in the {self.last} of {self.steps} steps in which the topology may change"
                 if self.interval > 0
                 else "not a number of steps",
-                f"Give 1 to {self._last} steps." if self._last else "Train for more steps, or raise topology_stop.",
+                f"Give 1 to {self.last} steps." if self.last else "Train for more steps, or raise topology_stop.",
             )
 
     @property
-    def _last(self) -> int:
+    def last(self) -> int:
         """The last step after which the topology may change."""
         return min(round(self.stop_fraction * self.steps), self.steps - 1)
 
@@ -68,8 +68,8 @@ class TopologySchedule:
     def update_steps(self) -> tuple[int, ...]:
         """The optimizer steps, counted from 1, after which the topology changes; never after the last."""
         if self.interval is not None:
-            return tuple(range(self.interval, self._last + 1, self.interval))
-        evenly = {i * self._last // self.updates for i in range(1, self.updates + 1)}
+            return tuple(range(self.interval, self.last + 1, self.interval))
+        evenly = {i * self.last // self.updates for i in range(1, self.updates + 1)}
         return tuple(sorted(evenly - {0}))
 
     def drop_fraction_at(self, step: int) -> float:

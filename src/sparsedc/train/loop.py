@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from sparsedc import model as models
 from sparsedc.corpus.tokens import Tokens, budget
@@ -31,6 +30,7 @@ from sparsedc.spec import Spec, fingerprint
 from sparsedc.train.batches import Batches, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.schedule import lr_share
+from sparsedc.train.step import Step
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
 EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation: 256 MiB in fp32, whatever the vocabulary
@@ -46,6 +46,7 @@ class Trainer:
     Attributes:
         engine: trains the maskable matrices of a sparse method.
         optimizer: trains everything else; of a dense model, everything.
+        work: what the device does in a step.
         losses: training loss of every step so far, in nats per token, shape (steps,), on the device.
         ratios: size of the updates of newly grown weights over that of older ones, at the s-th step after a topology
             update, summed over updates, and the number of updates; shape (2, RATIO_STEPS), on the device.
@@ -58,6 +59,7 @@ class Trainer:
     model: torch.nn.Module
     engine: SparseEngine
     optimizer: torch.optim.AdamW
+    work: Step
     losses: torch.Tensor
     ratios: torch.Tensor
     updates: list[TopologyUpdate]
@@ -65,8 +67,15 @@ class Trainer:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, spec: Spec, device: torch.device) -> "Trainer":
+    def start(cls, spec: Spec, device: torch.device, fast: bool | None = None) -> "Trainer":
+        """A cell before its first step.
+
+        Args:
+            fast: compile the model and record its step (`Step`); by default on a GPU.
+        """
         training = spec.training
+        if device.type == "cuda" and torch.cuda.current_stream() == torch.cuda.default_stream():
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]  # one that can be recorded
         model = models.build_model(spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed).to(
             device
         )
@@ -84,50 +93,39 @@ class Trainer:
             newborn=Newborn(training.newborn, training.ramp_steps),
             compute_dtype=autocast_dtype(device),
         )
+        on_gpu = device.type == "cuda"
         optimizer = torch.optim.AdamW(
             parameter_groups(model, maskable, sparse=bool(engine.layers)),
             lr=training.lr,
             betas=betas,
             weight_decay=training.weight_decay,
-            fused=device.type == "cuda",
+            fused=on_gpu,
+            capturable=on_gpu,
+        )
+        if on_gpu:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(training.lr, device=device)  # which a recorded step reads
+        work = Step(
+            model, engine, optimizer, training.grad_clip, autocast_dtype(device), on_gpu if fast is None else fast
         )
         model.train()
         losses, ratios = torch.zeros(spec.steps, device=device), torch.zeros(2, RATIO_STEPS, device=device)
-        return cls(spec, model, engine, optimizer, losses, ratios, [])
+        return cls(spec, model, engine, optimizer, work, losses, ratios, [])
 
     def take_step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """One optimizer step on a batch of token ids, each of shape (sequences, sequence length)."""
         self.step += 1
-        training = self.spec.training
+        training, since = self.spec.training, self._steps_since_growth()
         share = lr_share(self.step, self.spec.steps, training)
-        for group in self.optimizer.param_groups:
-            group["lr"] = share * (self.spec.maskable_lr if group["maskable"] else training.lr)
-        dtype = autocast_dtype(inputs.device)
         self.engine.begin(self.step)
-        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
-            logits = self.model(inputs).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        clip = self._clip()
-        self.optimizer.step()
-        since = self._steps_since_growth()
-        sizes = self.engine.step(share * self.spec.maskable_lr, clip, since)
-        if sizes is not None and since is not None:
-            self.ratios[:, since - 1] += torch.stack([sizes.newborn / sizes.kept, torch.ones_like(sizes.kept)])
+        self.work.take(inputs, targets, share * training.lr, share * self.spec.maskable_lr, since)
+        self.losses[self.step - 1] = self.work.loss
+        if since is not None:
+            newborn, kept = self.work.sizes
+            self.ratios[:, since - 1] += torch.stack([newborn / kept, torch.ones_like(kept)])
         update = self.engine.update_topology()
         if update is not None:
             self.updates.append(update)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.losses[self.step - 1] = loss.detach()
-
-    def _clip(self) -> torch.Tensor:
-        """Clip gradients outside the engine by the global norm over all active weights; returns the factor."""
-        dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = [torch.nn.utils.get_total_norm(dense), self.engine.gradient_norm()]
-        norm = torch.linalg.vector_norm(torch.stack([norm for norm in norms if norm is not None]))
-        factor: torch.Tensor = (self.spec.training.grad_clip / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(dense, factor)
-        return factor
 
     def _steps_since_growth(self) -> int | None:
         """Steps since the last topology update, this one included; None where nothing was grown, or long ago."""

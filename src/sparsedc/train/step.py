@@ -1,0 +1,156 @@
+"""One optimizer step as work for the device alone, which a GPU records once and replays.
+
+At small sizes a GPU is done with a kernel before the host has launched the next. Blocks and head are therefore
+compiled, and the whole step is one CUDA graph: what changes from step to step lies in tensors that the graph reads.
+Topology updates stay outside and write into the same tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from sparsedc.sparsity.engine import SparseEngine
+
+WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
+COMPILED_SHAPES = 64  # of cells that one process trains; beyond them PyTorch would give up compiling
+
+
+class Loss:
+    """Mean next-token loss of a LLaMA, nats per token, with blocks and head compiled on request.
+
+    Blocks are compiled one by one: as they are alike, once for all; and each block's dense gradients come, and go,
+    before the next one's.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, compiled: bool) -> None:
+        self.body = model.model
+        self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
+        self.head: Callable[[Tensor, Tensor], Tensor] = lambda hidden, targets: functional.cross_entropy(
+            model.lm_head(self.body.norm(hidden)).flatten(0, 1).float(), targets.flatten()
+        )
+        if compiled:
+            torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+            self.layers = [torch.compile(layer, dynamic=False) for layer in self.layers]
+            self.head = torch.compile(self.head, dynamic=False)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Of token ids, each [sequences, sequence length]."""
+        hidden = self.body.embed_tokens(inputs)
+        positions = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(0)
+        rotary = self.body.rotary_emb(hidden, position_ids=positions)
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
+        return self.head(hidden, targets)
+
+
+@dataclass
+class _Recording:
+    """A recorded step, and the dense gradients that it leaves to the method."""
+
+    graph: torch.cuda.CUDAGraph
+    dense: list[Tensor | None]
+
+
+class Step:
+    """Forward, backward, clipping and both optimizers, in place.
+
+    Args:
+        model, engine, optimizer: of the cell; the optimizer's groups say whether they are `maskable`.
+        grad_clip: norm, over all active weights, to which gradients are clipped.
+        autocast: type of matrix products; None for the weights' own.
+        fast: compile, and record a graph where the engine's tensors stay where they are; needs a GPU.
+
+    Attributes:
+        loss: of the last step, nats per token, on the device.
+        sizes: root mean square updates of the maskable weights of the measured age, and of older ones, [2].
+    """
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        engine: SparseEngine,
+        optimizer: torch.optim.AdamW,
+        grad_clip: float,
+        autocast: torch.dtype | None,
+        fast: bool,
+    ) -> None:
+        self.engine, self.optimizer, self.grad_clip, self.autocast = engine, optimizer, grad_clip, autocast
+        self.device = next(model.parameters()).device
+        self.forward = Loss(model, compiled=fast)
+        self.records = fast and engine.keeps_in_place
+        self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
+        self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._measured_age: int | Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._steps = 0
+        self._recordings: dict[tuple[bool, int], _Recording] = {}
+
+    def take(self, inputs: Tensor, targets: Tensor, lr: float, maskable_lr: float, measured_age: int | None) -> None:
+        """One step on a batch of token ids, each [sequences, sequence length]; the engine has begun it.
+
+        Args:
+            lr, maskable_lr: learning rates of the maskable matrices and of everything else.
+            measured_age: age of the weights whose updates are measured, None for no measurement.
+        """
+        for group in self.optimizer.param_groups:
+            rate = maskable_lr if group["maskable"] else lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.device.type == "cuda":
+            assert isinstance(self._maskable_lr, Tensor)
+            assert isinstance(self._measured_age, Tensor)
+            self._maskable_lr.fill_(maskable_lr)
+            self._measured_age.fill_(measured_age or 0)
+        else:
+            self._maskable_lr, self._measured_age = maskable_lr, measured_age
+        if self._batch is None:
+            self._batch = inputs.clone(), targets.clone()
+        for place, tensor in zip(self._batch, (inputs, targets), strict=True):
+            place.copy_(tensor)
+        self._steps += 1
+        if not self.records or self._steps <= WARM_UP_STEPS:
+            self._work()
+            return
+        kind = self.engine.looking, self.engine.layout
+        if kind not in self._recordings:
+            self._recordings = {old: kept for old, kept in self._recordings.items() if old[1] == kind[1]}
+            self._recordings[kind] = self._record()
+        recording = self._recordings[kind]
+        recording.graph.replay()
+        self.engine.dense = list(recording.dense)
+
+    def _work(self) -> None:
+        assert self._batch is not None
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            loss = self.forward(*self._batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip = self._clip()
+        self.optimizer.step()
+        sizes = self.engine.step(self._maskable_lr, clip, self._measured_age)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss.copy_(loss.detach())
+        if sizes is not None:
+            torch.stack([sizes.newborn, sizes.kept], out=self.sizes)
+
+    def _clip(self) -> Tensor:
+        """Clip gradients outside the engine by the global norm over all active weights; returns the factor."""
+        dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = [torch.nn.utils.get_total_norm(dense), self.engine.gradient_norm()]
+        norm = torch.linalg.vector_norm(torch.stack([norm for norm in norms if norm is not None]))
+        factor: Tensor = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(dense, factor)
+        return factor
+
+    def _record(self) -> _Recording:
+        """Recording runs nothing; a replay is the first to."""
+        graph = torch.cuda.CUDAGraph()
+        pool = next((kept.graph.pool() for kept in self._recordings.values()), None)
+        with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
+            self._work()
+        return _Recording(graph, list(self.engine.dense))
