@@ -54,7 +54,7 @@ def small() -> None:
             }
             schedule = TopologySchedule(100, 10, 0.2, 0.005, 1.0)
             engine = SparseEngine(
-                weights, lambda step, counts=counts: counts, method("smet"), schedule, 0, block=block, keep_ids=False
+                weights, lambda step, counts=counts: counts, method("smet"), schedule, 0, block=block, together=False
             )
             for step in range(1, 12):  # a topology update included
                 engine.begin(step)

@@ -1,4 +1,4 @@
-"""One pass over memory for AdamW on a GPU: what `SparseAdamW` does in fifteen, as a Triton kernel."""
+"""Triton kernels: AdamW in one pass over memory, what `SparseAdamW` does in fifteen; cross-entropy and its gradient."""
 
 import torch
 import triton
@@ -82,3 +82,42 @@ def adamw_(
             AREA=master.shape[1], SHRINK=shrink is not None, MEASURE=measured_age is not None, BLOCK=BLOCK,
         )  # fmt: skip
     return None if measured_age is None else sums.sum(0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _softmax_gradient(  # type: ignore[no-untyped-def]
+    logits, targets, losses, columns, scale, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    here, target = logits + row * columns, tl.load(targets + row)
+    of_target = tl.load(here + target).to(tl.float32)
+    top, total = -float("inf"), 0.0
+    for start in range(0, columns, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = tl.load(here + i, i < columns, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(x))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher))
+        top = higher
+    normalizer = top + tl.log(total)
+    tl.store(losses + row, normalizer - of_target)
+    for start in range(0, columns, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = tl.load(here + i, i < columns, other=0).to(tl.float32)
+        gradient = (tl.exp(x - normalizer) - tl.where(i == target, 1.0, 0.0)) * scale
+        tl.store(here + i, gradient.to(logits.dtype.element_ty), i < columns)
+
+
+def softmax_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of each row, float32 [rows], and in place of `logits` the gradient of their sum times `scale`.
+
+    Args:
+        logits: [rows, columns], contiguous.
+        targets: [rows], int64.
+    """
+    rows, columns = logits.shape
+    losses = logits.new_empty(rows, dtype=torch.float32)
+    with torch.cuda.device(logits.device):
+        _softmax_gradient[(rows,)](
+            logits, targets, losses, columns, scale, BLOCK=min(8192, triton.next_power_of_2(columns)), num_warps=8
+        )
+    return losses

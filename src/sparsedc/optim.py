@@ -207,7 +207,8 @@ class SparseAdamW:
         size, root = -lr / self._correction1, self._correction2
         oldest = self.steps.clamp(max=MAX_AGE)
         if self.newborn.policy == "naive":
-            return size[oldest].float().expand_as(size), root[oldest].expand_as(root), None
+            size, root = (table.gather(0, oldest.view(1)).expand_as(table) for table in (size, root))
+            return size.float(), root, None
         if self.newborn.policy == "reset":
             return size.float(), root, None
         # Of the oldest age are the weights that were there from the start, and no others.

@@ -211,7 +211,7 @@ def test_properties(data: st.DataObject) -> None:
     }
     engine = SparseEngine(
         weights, counts, method(name), schedule, data.draw(st.integers(0, 2**63)), block=block, compute_dtype=dtype,
-        keep_ids=data.draw(st.booleans()), newborn=Newborn(data.draw(st.sampled_from(POLICIES)), 3), weight_decay=0.1,
+        together=data.draw(st.booleans()), newborn=Newborn(data.draw(st.sampled_from(POLICIES)), 3), weight_decay=0.1,
     )  # fmt: skip
     for step in range(1, 6):
         engine.begin(step)
@@ -448,8 +448,8 @@ def test_weights_that_blocks_do_not_tile_are_refused(weight: torch.Tensor, block
 
 
 @pytest.mark.parametrize("name", MOVING)
-def test_keeping_ids_changes_nothing(name: str) -> None:
-    kept, made = (Run(name, falling(), keep_ids=keep) for keep in (True, False))
+def test_taking_layers_together_changes_nothing(name: str) -> None:
+    kept, made = (Run(name, falling(), together=keep) for keep in (True, False))
     for step in range(1, STEPS + 1):
         assert kept.step(step) == made.step(step)
     assert kept.engine.mask_hash() == made.engine.mask_hash()
@@ -529,14 +529,14 @@ def test_ranks_exchange_only_active_gradients_unless_the_method_looks_at_all(nam
 # ---------------------------------------------------------------------------------------------------- what it keeps
 
 
-@pytest.mark.parametrize("keep_ids", [False, True])
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("block", [(1, 1), (1, 4), (2, 2), (4, 4)])
 @pytest.mark.parametrize("density", [0.05, 0.25, 0.5, 1.0])
-def test_memory(density: float, block: tuple[int, int], keep_ids: bool) -> None:
+def test_memory(density: float, block: tuple[int, int], together: bool) -> None:
     """2 bytes a weight, 16 an active one, a bit a block; kept ids are 8 more an active block."""
     area = block[0] * block[1]
     counts = {layer: max(1, round(density * rows * columns / area)) for layer, (rows, columns) in SHAPES.items()}
-    run = Run("static", lambda at: counts, block=block, compute_dtype=torch.bfloat16, keep_ids=keep_ids)
+    run = Run("static", lambda at: counts, block=block, compute_dtype=torch.bfloat16, together=together)
     run.step(1)
     run.engine.begin(2)
     run.loss(2).backward()
@@ -545,8 +545,8 @@ def test_memory(density: float, block: tuple[int, int], keep_ids: bool) -> None:
     blocks = active // area
     bits = sum(-(-rows * columns // area // 8) for rows, columns in SHAPES.values())
     found = run.engine.persistent_bytes()
-    assert found == 2 * total + bits + (2 + 3 * 4) * active + 2 * blocks + 8 * blocks * keep_ids
-    if not keep_ids:
+    assert found == 2 * total + bits + (2 + 3 * 4) * active + 2 * blocks + 8 * blocks * together
+    if not together:
         assert found <= (2 + 16 * active / total + 1 / 8) * total
 
 

@@ -77,18 +77,18 @@ def test_masks_are_packed_as_numpy_packs(masks: list[list[bool]]) -> None:
 
 
 @settings(deadline=None)
-@given(cut(), st.booleans())
-def test_masked_layer(case: tuple[Blocks, torch.Tensor], keep_ids: bool) -> None:
+@given(cut())
+def test_masked_layer(case: tuple[Blocks, torch.Tensor]) -> None:
     blocks, ids = case
     weight = torch.nn.Parameter(numbered(blocks))
-    layer = SparseLayer.masked("w", weight, blocks.block, ids, keep_ids)
+    layer = SparseLayer.masked("w", weight, blocks.block, ids)
     on = matrix_mask(blocks, ids)
     assert weight.tolist() == np.where(on, numbered(blocks).numpy(), 0).tolist()
     assert layer.active == len(ids)
     assert layer.ids().equal(ids)
     assert layer.mask().nonzero().squeeze(1).equal(ids)
     assert len(layer.bits) == -(-blocks.count // 8)
-    other = SparseLayer.masked("w", torch.nn.Parameter(numbered(blocks)), blocks.block, ids[:0], keep_ids)
+    other = SparseLayer.masked("w", torch.nn.Parameter(numbered(blocks)), blocks.block, ids[:0])
     other.load_bits(layer.bits)
     assert other.ids().equal(ids)
     assert other.active == len(ids)
@@ -97,7 +97,7 @@ def test_masked_layer(case: tuple[Blocks, torch.Tensor], keep_ids: bool) -> None
 def test_infinite_and_nan_weights_are_zeroed_too() -> None:
     """A product with the mask would leave NaN in their places."""
     weight = torch.nn.Parameter(torch.tensor([[1.0, torch.inf, torch.nan, -2.0]]))
-    SparseLayer.masked("w", weight, (1, 1), torch.tensor([0, 3]), True)
+    SparseLayer.masked("w", weight, (1, 1), torch.tensor([0, 3]))
     assert weight.tolist() == [[1.0, 0.0, 0.0, -2.0]]
 
 

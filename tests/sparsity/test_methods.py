@@ -135,7 +135,7 @@ def one_update(
     """Ids of the active weights of a single row after one update that replaces half of them."""
     parameter = torch.nn.Parameter(torch.tensor([weight]))
     schedule = TopologySchedule(len(gradients) + 1, 0, 0.5, 0.5, 1.0, len(gradients))
-    engine = SparseEngine({"w": parameter}, lambda at: {"w": len(active)}, method(name), schedule, seed)
+    engine = SparseEngine({"w": parameter}, lambda at: {"w": len(active)}, method(name), schedule, seed, together=False)
     activate(engine.layers, torch.tensor(active), [len(active)])
     with torch.no_grad():
         parameter.copy_(torch.tensor([[w if i in active else 0.0 for i, w in enumerate(weight)]]))

@@ -27,11 +27,12 @@ from sparsedc.errors import InputError
 from sparsedc.optim import Newborn, SparseAdamW, UpdateSizes
 from sparsedc.sparsity.draws import Draws
 from sparsedc.sparsity.history import History, TopologyUpdate, host_bits
-from sparsedc.sparsity.layer import KEPT_INDICES, Blocks, SparseLayer, activate, masks
+from sparsedc.sparsity.layer import Blocks, SparseLayer, activate, masks
 from sparsedc.sparsity.methods import Dropping, Growing, Memory, Method
 from sparsedc.sparsity.schedule import TopologySchedule
 from sparsedc.sparsity.stretches import Stretches, places
 
+TOGETHER = 2**28  # maskable weights up to which a step takes all layers at once
 UPDATED_AT_ONCE = 2**26  # weights of layers that an update takes in one go: bounds the memory of its results
 
 
@@ -60,16 +61,17 @@ class SparseEngine:
         betas, eps, weight_decay, newborn: of AdamW.
         compute_dtype: of the weights in matrix products, such as torch.bfloat16; by default their own. The optimizer's
             own weights are float32 all the same.
-        keep_ids: keep the ids of active blocks, 8 bytes each, instead of making them anew from the masks twice a
-            step, and dense gradients at which the method looks until after the backward pass; by default for small
-            models.
+        together: spend memory to take all layers at once, for which a small model's GPU is fast enough: dense
+            gradients live until the backward pass ends, the ids of active blocks, 8 bytes each, for good. Otherwise a
+            dense gradient dies when its layer's active part is taken, and ids are made anew twice a step. By default
+            for small models.
         average: averages a tensor in place over the ranks of data-parallel training.
 
     Attributes:
         looking: does the method look at the gradients of inactive weights at the present step?
         dense: by layer, the dense gradient that the present step has kept for that.
-        layout: rises when tensors change their sizes.
-        keeps_in_place: a step reads and writes the same tensors as the one before, while `layout` stays.
+        layout: rises when tensors change their sizes. While it stays, and layers are taken together, a step reads and
+            writes the same tensors as the one before.
 
     Raises:
         InputError: counts that are not the layers', or not between 1 and all; weights that are not contiguous
@@ -90,7 +92,7 @@ class SparseEngine:
         weight_decay: float = 0.0,
         newborn: Newborn = Newborn(),  # noqa: B008  (frozen)
         compute_dtype: torch.dtype | None = None,
-        keep_ids: bool | None = None,
+        together: bool | None = None,
         average: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.method, self.schedule, self.seed, self._counts = method, schedule, seed, counts
@@ -99,8 +101,8 @@ class SparseEngine:
         if weights.keys() != first.keys():
             differ = sorted(weights.keys() ^ first.keys())
             raise InputError("counts", differ, "not the weights' layers", "Give one count for each weight.")
-        if keep_ids is None:
-            keep_ids = sum(weight.numel() for weight in weights.values()) <= KEPT_INDICES
+        if together is None:
+            together = sum(weight.numel() for weight in weights.values()) <= TOGETHER
         self.layers: list[SparseLayer] = []
         for name in sorted(weights):
             weight = weights[name]
@@ -110,14 +112,16 @@ class SparseEngine:
                 raise InputError(f"counts.{name}", first[name], f"not in 1 … {blocks.count}", "Use layer_counts.")
             scores = self._draws("init", 0, {name: blocks.count}, weight.device).uniform()
             ids = Stretches([blocks.count], weight.device).highest(scores, [first[name]]).sort().values
-            self.layers.append(SparseLayer.masked(name, weight, block, ids, keep_ids))
+            self.layers.append(SparseLayer.masked(name, weight, block, ids))
         self.memories: list[Memory] = [{} for _ in self.layers]
         self._candidates: list[_Candidates | None] = [None for _ in self.layers]
-        self.keeps_in_place = keep_ids and average is None
+        self.together = together
+        self._ids: Tensor | None = None  # of active blocks, counted through all layers
+        self._weights: Tensor | None = None  # of all layers, [blocks, area], of which theirs are parts
         self.dense: list[Tensor | None] = [None for _ in self.layers]
         self._taken: set[int] = set()  # layers whose gradient of this step has come
         self._step = 0
-        self.looking = self._averaged = False
+        self.looking = self._finished = False
         self._next_update: int | None = None
         self.layout = 0
         self.history = History(self.layers)
@@ -126,8 +130,7 @@ class SparseEngine:
         if self.layers:
             dtype = compute_dtype or self.layers[0].weight.dtype
             self.optimizer = SparseAdamW(self._gathered(), dtype, betas, eps, weight_decay, newborn)
-            for layer in self.layers:
-                layer.weight.data = layer.weight.data.to(dtype)
+            self._share_weights(dtype)
         for number, layer in enumerate(self.layers):
             layer.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(self._take, number)
@@ -151,7 +154,7 @@ class SparseEngine:
         """Say which optimizer step the next backward pass is of."""
         self._taken.clear()
         self._step, self._next_update, self.looking = step, self._update_from(step), self.looks_at(step)
-        self._averaged = self.looking  # dense gradients are averaged before the method looks at them
+        self._finished = False
 
     @torch.no_grad()
     def step(
@@ -162,6 +165,10 @@ class SparseEngine:
             return None
         self._finish_gradients()
         sizes = self.optimizer.step(lr, clip, measured_age)
+        if self._weights is not None:
+            assert self._ids is not None
+            self._weights.index_copy_(0, self._ids, self.optimizer.gradient)
+            return sizes
         for layer, here in zip(self.layers, self._places, strict=True):
             layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.gradient[here])
         return sizes
@@ -179,7 +186,7 @@ class SparseEngine:
         """At an update step, drop and grow blocks in each layer; otherwise there is nothing but to look."""
         if self.optimizer is None:
             return None
-        if self.looking and self.keeps_in_place:
+        if self.looking and self.together:
             for number in range(len(self.layers)):
                 self._look(number)
         if not self.updates_at(self._step):
@@ -201,6 +208,7 @@ class SparseEngine:
         self._places = self._slices()
         if end < len(self.optimizer.age):
             self.optimizer.truncate(end)
+            self._ids = None if self._ids is None else self._ids[:end].clone()
             self.layout += 1
         self.check()
         if self.method.window is not None or self._update_from(self._step + 1) is None:
@@ -241,7 +249,7 @@ class SparseEngine:
         """Device memory that lasts from step to step, by enumeration of tensors: weights, masks, optimizer state,
         gradients, kept ids and memories."""
         tensors = [tensor for layer in self.layers for tensor in (layer.weight, layer.bits)]
-        tensors += [layer._ids for layer in self.layers if layer._ids is not None]
+        tensors += [self._ids] if self._ids is not None else []
         tensors += [tensor for memory in self.memories for tensor in memory.values()]
         if self.optimizer is not None:
             tensors += [getattr(self.optimizer, key) for key in (*SparseAdamW.STATE, "gradient")]
@@ -262,9 +270,9 @@ class SparseEngine:
         Raises:
             InputError: it is another cell's state.
         """
-        masks: dict[str, Tensor] = state["masks"]
-        if masks.keys() != {layer.name for layer in self.layers}:
-            differ = sorted(masks.keys() ^ {layer.name for layer in self.layers})
+        bits: dict[str, Tensor] = state["masks"]
+        if bits.keys() != {layer.name for layer in self.layers}:
+            differ = sorted(bits.keys() ^ {layer.name for layer in self.layers})
             raise InputError("masks", differ, "not this model's masked layers", "Resume with the same cell.")
         if self.optimizer is None:
             return
@@ -272,16 +280,18 @@ class SparseEngine:
         past = [update for update in self.schedule.update_steps if update <= steps] if self.method.dynamic else []
         counts = self._counts(past[-1] if past else None)
         for number, layer in enumerate(self.layers):
-            active = int(np.bitwise_count(masks[layer.name].cpu().numpy()).sum())
+            active = int(np.bitwise_count(bits[layer.name].cpu().numpy()).sum())
             if active != counts[layer.name]:
                 raise InputError(
                     f"masks.{layer.name}", active, f"active blocks instead of {counts[layer.name]}",
                     "Resume with the same cell.",
                 )  # fmt: skip
-            layer.load_bits(masks[layer.name])
+            layer.load_bits(bits[layer.name])
             device = layer.weight.device
             self.memories[number] = {k: v.to(device, copy=True) for k, v in state["memories"][layer.name].items()}
         self._places = self._slices()
+        if self._ids is not None:
+            self._ids = places(masks(self.layers), sum(layer.active for layer in self.layers))
         self.optimizer.load_state_dict(state["optimizer"])
         self.history.load_state_dict(state["history"])
 
@@ -296,6 +306,21 @@ class SparseEngine:
         for layer, here in zip(self.layers, self._places, strict=True):
             layer.blocks.gather(layer.weight.data, layer.ids(), gathered[here])
         return gathered
+
+    def _share_weights(self, dtype: torch.dtype) -> None:
+        """Turn the layers' weights into `dtype`; together, unless blocks are tiles, into one tensor [blocks, area]."""
+        if not self.together:
+            for layer in self.layers:
+                layer.weight.data = layer.weight.data.to(dtype)
+            return
+        self._ids = places(masks(self.layers), sum(layer.active for layer in self.layers))
+        weights = torch.cat([layer.weight.data.flatten() for layer in self.layers]).to(dtype)
+        sizes = [layer.weight.numel() for layer in self.layers]
+        for layer, part in zip(self.layers, torch.split(weights, sizes), strict=True):
+            layer.weight.data = part.view_as(layer.weight)
+        blocks = self.layers[0].blocks
+        if blocks.block[0] == 1:
+            self._weights = weights.view(-1, blocks.area)
 
     def _slices(self) -> list[slice]:
         """Each layer's place among all active blocks."""
@@ -330,17 +355,28 @@ class SparseEngine:
         return batches
 
     def _finish_gradients(self) -> None:
-        """Average the gradients over ranks, once a step, if backward has not; every layer must have one, since a
-        layer's gradient and its new weights take turns in one place."""
+        """Take the active gradients, once a step, and average them over ranks, if backward has not. Every layer must
+        have one, since gradients and new weights take turns in one place."""
         missing = [layer.name for number, layer in enumerate(self.layers) if number not in self._taken]
         if missing:
             raise RuntimeError(
                 f"{', '.join(missing)}: no gradient since begin(); call it, then backward once, each step"
             )
+        if self._finished:
+            return
         assert self.optimizer is not None
-        if self._average is not None and not self._averaged:
+        if self._ids is not None:
+            gradients = [
+                layer.blocks.split(dense)
+                for layer, dense in zip(self.layers, self.dense, strict=True)
+                if dense is not None
+            ]
+            torch.index_select(torch.cat(gradients), 0, self._ids, out=self.optimizer.gradient)
+            if not self.looking:
+                self.dense = [None for _ in self.layers]
+        if self._average is not None and not self.looking:  # else dense gradients were averaged
             self._average(self.optimizer.gradient)
-        self._averaged = True
+        self._finished = True
 
     @torch.no_grad()
     def _take(self, number: int, weight: Tensor) -> None:
@@ -353,11 +389,12 @@ class SparseEngine:
         self._taken.add(number)
         if self.looking and self._average is not None:
             self._average(gradient)
-        layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
         weight.grad = None
-        if self.looking:
+        if self.together or self.looking:
             self.dense[number] = gradient
-            if not self.keeps_in_place:
+        if not self.together:
+            layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
+            if self.looking:
                 self._look(number)
 
     def _look(self, number: int) -> None:
@@ -366,7 +403,7 @@ class SparseEngine:
         assert isinstance(self.method, Growing)
         assert gradient is not None
         assert self._next_update is not None
-        if self.method.window == 1 and self.keeps_in_place:
+        if self.method.window == 1 and self.together:
             return
         blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
         inactive = layer.inactive_ids()
@@ -423,6 +460,9 @@ class SparseEngine:
         for layer, own in zip(layers, local, strict=True):
             layer.blocks.scatter(layer.weight.data, own, layer.weight.new_zeros(len(own), layer.blocks.area))
         activate(layers, after, targets)
+        if self._ids is not None:
+            before = sum(layer.blocks.count for layer in self.layers[: numbers.start])
+            self._ids[start : start + len(after)] = after + before
         return Stretches(births, device).count(~mask[born])
 
     def _choose(

@@ -7,16 +7,14 @@ for its active blocks only, in the order of their ids; ids count blocks row by r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from sparsedc.sparsity.stretches import Stretches, places
-
-KEPT_INDICES = 2**28  # maskable weights up to which ids are kept, 8 bytes an active block, and not made anew
+from sparsedc.sparsity.stretches import places
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,6 @@ class SparseLayer:
         weight: [rows, columns], exactly zero in inactive blocks.
         bits: the mask, eight blocks a byte, the lowest bit first; on the weight's device.
         active: number of active blocks.
-        keep_ids: hold on to the ids between calls.
     """
 
     name: str
@@ -90,14 +87,12 @@ class SparseLayer:
     blocks: Blocks
     bits: Tensor
     active: int
-    keep_ids: bool
-    _ids: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def masked(cls, name: str, weight: Parameter, block: tuple[int, int], ids: Tensor, keep_ids: bool) -> SparseLayer:
+    def masked(cls, name: str, weight: Parameter, block: tuple[int, int], ids: Tensor) -> SparseLayer:
         """A layer whose blocks `ids`, ascending, are active; zeroes the others."""
         blocks = Blocks(weight.shape[0], weight.shape[1], block)
-        layer = cls(name, weight, blocks, torch.empty(0), 0, keep_ids)
+        layer = cls(name, weight, blocks, torch.empty(0), 0)
         activate([layer], ids, [len(ids)])
         kept = torch.empty(len(ids), blocks.area, dtype=weight.dtype, device=weight.device)
         with torch.no_grad():
@@ -111,13 +106,11 @@ class SparseLayer:
         return masks([self])
 
     def ids(self) -> Tensor:
-        """Ids of the active blocks, ascending, int64 [active]."""
-        if self._ids is not None:
-            return self._ids
+        """Ids of the active blocks, ascending, int64 [active], made anew."""
         return places(self.mask(), self.active)
 
     def inactive_ids(self) -> Tensor:
-        """Ids of the other blocks, ascending, int64."""
+        """Ids of the other blocks, ascending, int64, made anew."""
         return places(~self.mask(), self.blocks.count - self.active)
 
     def load_bits(self, bits: Tensor) -> None:
@@ -143,13 +136,6 @@ def activate(layers: Sequence[SparseLayer], ids: Tensor, counts: Sequence[int]) 
     mask[ids] = True
     for layer, bits, count in zip(layers, pack(mask, blocks), counts, strict=True):
         layer.bits, layer.active = bits, count
-    if any(layer.keep_ids for layer in layers):
-        local = ids - Stretches(blocks, ids.device).starts[Stretches(counts, ids.device).number]
-        for layer, own in zip(layers, torch.split(local, list(counts)), strict=True):
-            if layer.keep_ids and layer._ids is not None and len(layer._ids) == len(own):
-                layer._ids.copy_(own)  # in its place, where a CUDA graph reads it
-            else:
-                layer._ids = own if layer.keep_ids else None
 
 
 def pack(mask: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -10,32 +10,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from sparsedc.sparsity.engine import SparseEngine
+from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropy
 
 WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
 COMPILED_SHAPES = 64  # of cells that one process trains; beyond them PyTorch would give up compiling
 
 
 class Loss:
-    """Mean next-token loss of a LLaMA, nats per token, with blocks and head compiled on request.
+    """Mean next-token loss of a LLaMA, nats per token, made fast on request: blocks compiled, no logits kept.
 
     Blocks are compiled one by one: as they are alike, once for all; and each block's dense gradients come, and go,
     before the next one's.
     """
 
     def __init__(self, model: LlamaForCausalLM, compiled: bool) -> None:
-        self.body = model.model
+        self.body, self.weight = model.model, model.lm_head.weight
         self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
-        self.head: Callable[[Tensor, Tensor], Tensor] = lambda hidden, targets: functional.cross_entropy(
-            model.lm_head(self.body.norm(hidden)).flatten(0, 1).float(), targets.flatten()
-        )
+        self.norm: Callable[[Tensor], Tensor] = self.body.norm
+        self.cross_entropy: Callable[..., Tensor] = linear_cross_entropy
         if compiled:
             torch._dynamo.config.recompile_limit = COMPILED_SHAPES
             self.layers = [torch.compile(layer, dynamic=False) for layer in self.layers]
-            self.head = torch.compile(self.head, dynamic=False)
+            self.norm = torch.compile(self.norm, dynamic=False)
+            self.cross_entropy = LinearCrossEntropy.apply
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Of token ids, each [sequences, sequence length]."""
@@ -44,7 +44,7 @@ class Loss:
         rotary = self.body.rotary_emb(hidden, position_ids=positions)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-        return self.head(hidden, targets)
+        return self.cross_entropy(self.norm(hidden).flatten(0, 1), self.weight, targets.flatten())
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Step:
         self.engine, self.optimizer, self.grad_clip, self.autocast = engine, optimizer, grad_clip, autocast
         self.device = next(model.parameters()).device
         self.forward = Loss(model, compiled=fast)
-        self.records = fast and engine.keeps_in_place
+        self.records = fast and engine.together
         self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
         self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
         self._measured_age: int | Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
