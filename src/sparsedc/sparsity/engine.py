@@ -169,8 +169,11 @@ class SparseEngine:
             assert self._ids is not None
             self._weights.index_copy_(0, self._ids, self.optimizer.gradient)
             return sizes
+        start = 0
         for layer, here in zip(self.layers, self._places, strict=True):
-            layer.blocks.scatter(layer.weight.data, layer.ids(), self.optimizer.gradient[here])
+            ids = layer.ids() if self._ids is None else self._ids[here] - start
+            layer.blocks.scatter(layer.weight.data, ids, self.optimizer.gradient[here])
+            start += layer.blocks.count
         return sizes
 
     @torch.no_grad()

@@ -1,0 +1,133 @@
+"""Training steps of one process on one device: tokens/s, share of the matrix-product rate (MFU) and peak memory, beside
+an eager loop that masks as released sparse-training code does.
+
+    python benchmarks/trainer_throughput.py 20m:128:32000 60m:128:32000 3m:64:4096
+
+A case is size:sequences:vocabulary, of 256 tokens a sequence. `dense` and `rigl` at density 0.25 run through the trainer
+that cells use; `masked-loop` is transformers' model under autocast with torch's AdamW, which multiplies gradients and
+weights by their masks tensor by tensor. No topology update falls into what is timed; sparse_step.py does that. One JSON
+line a measurement; the matrix rate is measured first, in the same run.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from sparsedc import model as models
+from sparsedc.config import Hyperparameters
+from sparsedc.spec import Spec
+from sparsedc.train.loop import Trainer, autocast_dtype
+
+SEQUENCE = 256
+DENSITY = 0.25
+WARM_UP = 6
+
+
+def main(cases: Annotated[list[str], typer.Argument()], steps: int = 20, peers: bool = True) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rate = matrix_rate(device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}; a matrix product reached {rate / 1e12:.0f} TFLOP/s", flush=True)
+    for case in cases:
+        size, sequences, vocabulary = case.split(":")
+        spec = spec_of(size, int(sequences), int(vocabulary))
+        ids = torch.randint(int(vocabulary), (int(sequences), SEQUENCE + 1), device=device)
+        ways: dict[str, Callable[[], Callable[[], None]]] = {
+            "dense": lambda spec=spec, ids=ids: ours(spec, "dense", 1.0, ids),
+            "rigl": lambda spec=spec, ids=ids: ours(spec, "rigl", DENSITY, ids),
+        }
+        if peers:
+            ways["masked-loop"] = lambda spec=spec, ids=ids: masked_loop(spec, ids)
+        flops = models.training_flops(spec.shape, spec.vocab_size, SEQUENCE, spec.training.batch_tokens)
+        for way, build in ways.items():
+            begin = time.perf_counter()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            step = build()
+            for _ in range(WARM_UP):
+                step()
+            settle(device)
+            start = time.perf_counter() - begin
+            begin = time.perf_counter()
+            for _ in range(steps):
+                step()
+            settle(device)
+            seconds = (time.perf_counter() - begin) / steps
+            result = {
+                "size": size, "batch": f"{sequences} x {SEQUENCE}", "vocabulary": int(vocabulary), "way": way,
+                "tokens_per_second": round(spec.training.batch_tokens / seconds), "ms": round(seconds * 1e3, 3),
+                "mfu": round(flops / seconds / rate, 3), "start_seconds": round(start, 1),
+                "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
+            }  # fmt: skip
+            print(json.dumps(result), flush=True)
+            del step
+
+
+def spec_of(size: str, sequences: int, vocabulary: int) -> Spec:
+    batch = sequences * SEQUENCE
+    return Spec(
+        data="0" * 16, size=size, shape=models.LADDER[size], vocab_size=vocabulary, sequence_length=SEQUENCE,
+        evaluation_split="validation", method="dense", density=1.0, unique_tokens=batch * 10_000, epochs=1, seed=0,
+        training=Hyperparameters(batch_tokens=batch, topology_interval=1000, topology_stop=1.0),
+    )  # fmt: skip
+
+
+def ours(spec: Spec, method: str, density: float, ids: Tensor) -> Callable[[], None]:
+    trainer = Trainer.start(spec.model_copy(update={"method": method, "density": density}), ids.device)
+    return lambda: trainer.take_step(ids[:, :-1], ids[:, 1:])
+
+
+def masked_loop(spec: Spec, ids: Tensor) -> Callable[[], None]:
+    """Eager: float32 weights under autocast, masks applied to gradients and weights one tensor after another."""
+    model = models.build_model(spec.shape, spec.vocab_size, SEQUENCE, 0.02, seed=0).to(ids.device)
+    weights = models.maskable_weights(model, spec.shape)
+    masks = {name: (torch.rand_like(weight) < DENSITY).float() for name, weight in weights.items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    dtype = autocast_dtype(ids.device)
+
+    def step() -> None:
+        with torch.autocast(ids.device.type, dtype, enabled=dtype is not None):
+            logits = model(ids[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, weight in weights.items():
+            assert weight.grad is not None
+            weight.grad.mul_(masks[name])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.mul_(masks[name])
+
+    return step
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of a large product in the type that training uses."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=autocast_dtype(device)) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        settle(device)
+        begin = time.perf_counter()
+        for _ in range(10):
+            torch.mm(a, b)
+        settle(device)
+        best = min(best, (time.perf_counter() - begin) / 10)
+    return 2 * side**3 / best
+
+
+def settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    typer.run(main)
