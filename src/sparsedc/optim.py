@@ -110,7 +110,6 @@ class SparseAdamW:
         self.gradient = torch.zeros_like(self.master, dtype=gradient_dtype)
         # 1 − β^t in double precision, as torch computes it, for every age; age 0 is never stepped.
         ages = range(1, MAX_AGE + 1)
-        self._ages = torch.arange(MAX_AGE + 1, device=master.device)
         self._correction1 = torch.tensor([1.0, *(1 - betas[0] ** t for t in ages)], dtype=torch.float64).to(
             master.device
         )
@@ -212,7 +211,8 @@ class SparseAdamW:
         if self.newborn.policy == "reset":
             return size.float(), root, None
         # Of the oldest age are the weights that were there from the start, and no others.
-        ramp = (self._ages / self.newborn.ramp_steps).clamp_(max=1).masked_fill_(self._ages == oldest, 1)
+        ages = torch.arange(MAX_AGE + 1, device=size.device)
+        ramp = (ages / self.newborn.ramp_steps).clamp_(max=1).masked_fill_(ages == oldest, 1)
         if self.newborn.policy == "linear":
             return (size * ramp).float(), root, None
         return size.float(), root, ramp

@@ -12,6 +12,7 @@ Masks depend on the seed, the step and the layer's name, and on the tensors; nev
 or the rank.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -334,7 +335,9 @@ class SparseEngine:
         """The first topology update at this step or later."""
         if not self.layers or not self.method.dynamic:
             return None
-        return next((update for update in self.schedule.update_steps if update >= step), None)
+        updates = self.schedule.update_steps
+        place = bisect_left(updates, step)
+        return updates[place] if place < len(updates) else None
 
     def _births(self, layer: SparseLayer, step: int) -> int:
         """How many blocks the update at `step` grows in a layer."""

@@ -56,7 +56,8 @@ def load_checkpoint(work: Path, device: torch.device, identity: dict[str, str]) 
         return None
     if state["identity"] != identity:
         warnings.warn(
-            SparsedcWarning(f"{path} is of other tokens or of another torch; training starts over"), stacklevel=2
+            SparsedcWarning(f"{path} is of other tokens, another torch or another sparsedc; training starts over"),
+            stacklevel=2,
         )
         return None
     return state

@@ -33,6 +33,7 @@ from sparsedc.train.schedule import lr_share
 from sparsedc.train.step import Step
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
+CHECKPOINT_FORMAT = "2"  # rises when the state of a cell is kept in another form
 EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation: 256 MiB in fp32, whatever the vocabulary
 CURVE_POINTS = 200  # of the training curve that is kept
 RATIO_STEPS = 16  # after a topology update, in which the updates of grown weights are measured
@@ -205,7 +206,12 @@ def train_cell(
     batches = Batches(len(inputs), spec.training.batch_tokens // spec.sequence_length, spec.seed)
     trainer = Trainer.start(spec, device)
     # The folder is the spec's, which does not know the text itself: tokens of other text start over.
-    identity = {"train": train.sha256, "held_out": validation.sha256, "torch": str(torch.__version__)}
+    identity = {
+        "train": train.sha256,
+        "held_out": validation.sha256,
+        "torch": str(torch.__version__),
+        "format": CHECKPOINT_FORMAT,
+    }
     state = load_checkpoint(work, device, identity)
     if state is not None:
         trainer.load_state_dict(state)
