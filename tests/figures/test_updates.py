@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from sparsedc.config import Hyperparameters
 from sparsedc.errors import InputError
@@ -16,6 +16,7 @@ from .studies import POLICIES, made_up
 from .test_figures import words
 
 ONE = {"body": [50_000], "unique_tokens": [262_144], "epochs": [2]}
+SIZE = "0.05M"
 RATE = 2e-3
 
 
@@ -66,7 +67,7 @@ def lines(axes, colour):
 def test_the_configuration_of_most_cells_is_compared_and_of_several_the_longest(simulate):
     runs = simulate(densities=[1.0, 0.5])
     found = compared(runs, tables(runs)[TOPOLOGY].query("cell.str.contains('-d0.5')"))
-    assert found.label == "0.4M, U = 262k tokens, 8 epochs (one of 24 configurations with topology updates)"
+    assert found.label == "0.4M, U = 262k tokens, 8 epochs (one of 24 configurations)"
     assert set(found.controls["density"]) == {1.0}
     more = pd.concat([runs, *(runs[runs["epochs"] == 2].assign(cell=lambda t: t["cell"] + "-again") for _ in "1")])
     assert ", 2 epochs" in compared(more, tables(more)[TOPOLOGY]).label
@@ -81,6 +82,11 @@ def test_arms_are_what_differs(simulate):
     one = both.assign(method="set")
     assert list(compared(one, tables(one, newborn)[TOPOLOGY]).colours) == ["linear", "naive"]
     assert list(compared(runs, tables(runs)[TOPOLOGY]).colours) == ["simulated"]
+    pruned = both.replace({"method": {"rigl": "gmp"}})
+    table = tables(pruned, newborn)[TOPOLOGY]
+    table.loc[table["newborn"] == "linear", "newborn"] = pd.NA  # nothing is born
+    assert list(compared(pruned, table).colours) == ["gmp", "set"]
+    topology.plot(pruned, table)
 
 
 # -------------------------------------------------------------------------------------------------------- topology
@@ -103,12 +109,15 @@ def test_topology_of_one_arm_has_a_line_a_density(simulate):
         assert np.allclose(replaced.get_ydata(), 0.2 / k)
         assert np.allclose(age.get_ydata(), 80 * k + 20)
         assert np.allclose(layers.get_ydata(), density)
-    bands = [band.get_paths()[0].vertices[:, 1] for band in figure.axes[3].collections]
-    assert {(low.min(), low.max()) for low in bands} == {(100.0, 820.0)}  # lower quartile first, upper one last
-    spread = {(round(low.min(), 3), round(low.max(), 3)) for b in figure.axes[4].collections
-              for low in [b.get_paths()[0].vertices[:, 1]]}  # fmt: skip
-    assert spread == {(0.45, 0.55), (0.225, 0.275)}
-    assert "simulated, density" in words(figure)
+        (quartile,) = lines(figure.axes[3], colours[density])[:-1]
+        assert np.allclose(quartile.get_ydata(), 50 * k + 50)
+        low, high = lines(figure.axes[4], colours[density])[:-1]
+        assert np.allclose([low.get_ydata(), high.get_ydata()], [[0.9 * density], [1.1 * density]])
+    said = words(figure)
+    assert "simulated: " in said
+    assert "striped" in said
+    assert "Each line is the mean of 2 cells, over 2 seeds" in said
+    assert "Density" in said.splitlines()
 
 
 def test_topology_of_several_arms_has_a_row_a_density(cold_start):
@@ -123,6 +132,45 @@ def test_topology_of_several_arms_has_a_row_a_density(cold_start):
     said = words(figure)
     assert all(policy in said for policy in POLICIES)
     assert "density 1/10" in said
+    assert f"smet: {SIZE}, U = 262k tokens, 2 epochs\nEach line is the mean of 5 cells, over 3 learning rates" in said
+    assert "Newborn weights" in said
+
+
+def test_of_arms_that_coincide_every_colour_is_seen(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[TOPOLOGY]
+    table["explored"] += np.where(table["newborn"] == "naive", 1e-4, 0)  # by less than a line's width
+    figure = topology.plot(runs, table)
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3]
+    for axes in figure.axes:
+        left, bottom, right, top = axes.bbox.extents.astype(int)
+        for colour in compared(runs, table).colours.values():
+            of_colour = np.all(drawn[bottom:top, left:right] == np.array(to_rgb(colour)) * 255, axis=-1)
+            assert of_colour.sum() > 20
+    style.plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ({"a": [0.0, 1.0], "b": [0.0, 0.995], "c": [0.0, 0.9]}, [["a", "b"], ["c"]]),
+        ({"a": [0.0, 1.0], "b": [0.0, 0.9], "c": [0.0, 1.0]}, [["a", "c"], ["b"]]),
+        ({"a": [0.0, 0.0], "b": [0.0, 0.0]}, [["a", "b"]]),
+        ({"a": [0.0, 1.0], "b": [1.0]}, [["a"], ["b"]]),
+    ],
+)
+def test_what_coincides(values, groups):
+    assert topology.coinciding({name: pd.Series(line) for name, line in values.items()}) == groups
+
+
+def test_how_many_cells_a_line_averages_is_said():
+    rows = pd.DataFrame(
+        {"density": 0.5, "arm": list("aaab"), "cell": list("wxyz"), "maskable_lr": [1, 1, 2, 1], "seed": 0}
+    )
+    said = topology.averaged(rows, ["density", "arm"])
+    assert said == "Each line is the mean of 1 to 3 cells, over 2 learning rates"
+    assert topology.averaged(rows[3:], ["density", "arm"]) == "Each line is one cell"
 
 
 # ------------------------------------------------------------------------------------------------------- stability
@@ -151,6 +199,10 @@ def test_loss_around_updates_is_less_that_of_the_reset_cell_of_the_same_seed(col
     offsets = range(-8, 33)
     for axes, density in zip(figure.axes[:3], (0.5, 0.25, 0.1), strict=True):
         for policy, colour in colours.items():
+            if policy == "reset":
+                (zero,) = lines(axes, colour)
+                assert list(zero.get_ydata()) == [0, 0]
+                continue
             *seeds, mean = lines(axes, colour)
             expected = [
                 [
@@ -162,13 +214,12 @@ def test_loss_around_updates_is_less_that_of_the_reset_cell_of_the_same_seed(col
             assert list(mean.get_xdata()) == list(offsets)
             assert np.allclose(mean.get_ydata(), np.mean(expected, axis=0))
             assert np.allclose(sorted(list(line.get_ydata()) for line in seeds), sorted(expected))
-            if policy == "reset":
-                assert not np.any(mean.get_ydata())
-            elif policy == "naive":  # the noise of batches, 10 nats, is gone
+            if policy == "naive":  # the noise of batches, 10 nats, is gone
                 assert mean.get_ydata()[offsets.index(1)] == pytest.approx(0.09, abs=0.005)
     said = words(figure)
-    assert "Training loss less that of\nreset (nats per token)" in said
-    assert "maskable_lr 0.002" in said
+    assert "Change of training loss\nsince the update, less that of\nreset (nats per token)" in said
+    assert "upper panels: 3 seeds at\nmaskable_lr 0.002" in said
+    assert f"smet: {SIZE}, U = 262k tokens" in said
 
 
 def test_a_seed_without_its_reset_cell_has_no_difference(cold_start):
@@ -179,7 +230,7 @@ def test_a_seed_without_its_reset_cell_has_no_difference(cold_start):
     colour = compared(runs, table).colours["naive"]
     assert [len(lines(axes, colour)) for axes in figure.axes[:3]] == [2 + 1, 3 + 1, 0]
     assert [len(lines(axes, colour)) for axes in figure.axes[3:6]] == [3 + 1] * 3  # ratios need no baseline
-    assert words(figure).count("no cells of reset") == 1
+    assert words(figure).count("no cells of reset") == 1  # of other rates the lower row has some
 
 
 def test_without_reset_the_first_policy_is_the_baseline_and_the_axis_names_it(cold_start):
@@ -188,13 +239,54 @@ def test_without_reset_the_first_policy_is_the_baseline_and_the_axis_names_it(co
     without = table[table["newborn"] != "reset"]
     figure = stability.plot(runs[~runs["cell"].str.startswith("reset")], without)
     assert "less that of\ncompounding (nats" in words(figure)
-    assert not np.any(lines(figure.axes[0], compared(runs, without).colours["compounding"])[-1].get_ydata())
+    (zero,) = lines(figure.axes[0], compared(runs, without).colours["compounding"])
+    assert list(zero.get_ydata()) == [0, 0]
 
 
-def test_of_several_methods_the_first_with_reset_is_the_baseline():
-    rows = pd.DataFrame({"arm": ["rigl, linear", "set, naive", "set, reset"], "newborn": ["linear", "naive", "reset"]})
-    assert stability.baseline_of(rows, rows["arm"]) == "set, reset"
-    assert stability.baseline_of(rows[:2], rows["arm"][:2]) == "rigl, linear"
+def of_another_method(runs, newborn, method, policies):
+    """The runs with the cells of these policies again, as another method's whose losses are higher by 1."""
+    more = runs[runs["cell"].map(newborn).isin(policies)]
+    more = more.assign(cell=method + "-" + more["cell"], method=method, val_loss=more["val_loss"] + 1)
+    policy = {cell: newborn[cell.removeprefix(f"{method}-")] for cell in more["cell"]}
+    return pd.concat([runs, more], ignore_index=True), newborn | policy
+
+
+def test_a_cell_is_compared_with_its_own_methods_reset(cold_start):
+    runs, newborn = of_another_method(*cold_start, "rigl", ["naive", "reset"])
+    table = tables(runs, newborn)[STABILITY]
+    table.loc[table["cell"].str.startswith("rigl"), "loss"] += 7
+    figure = stability.plot(runs, table)
+    colours = compared(runs, table).colours
+    assert list(colours) == ["rigl, reset", "rigl, naive", *(f"smet, {policy}" for policy in arms.POLICIES)]
+    rigl, smet = (lines(figure.axes[0], colours[f"{method}, naive"])[-1] for method in ("rigl", "smet"))
+    assert np.allclose(rigl.get_ydata(), smet.get_ydata())
+    assert not any(lines(figure.axes[0], colours[f"{method}, reset"]) for method in ("rigl", "smet"))
+    assert np.allclose(means(figure.axes[6], colours["rigl, naive"]), -0.1)
+    said = words(figure)
+    assert f"rigl, smet: {SIZE}" in said
+    assert "Method, newborn weights" in said
+
+
+def test_only_methods_with_several_policies_are_compared(cold_start):
+    runs, newborn = of_another_method(*cold_start, "rigl", ["linear"])
+    runs, newborn = of_another_method(runs, newborn, "gmp", ["naive", "reset"])  # drops weights and grows none
+    table = tables(runs, newborn)[STABILITY]
+    alone = ~table["cell"].str.startswith(("rigl", "gmp"))
+    assert set(stability.with_several_policies(runs, table)["cell"]) == set(table.loc[alone, "cell"])
+    said = words(stability.plot(runs, table))
+    assert f"smet: {SIZE}" in said
+    assert "rigl" not in said
+    assert "gmp" not in said
+
+
+def test_policies_of_different_methods_or_configurations_are_not_compared(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    of = runs["cell"].map(newborn)
+    by_method = runs.assign(method=of.map(dict(zip(POLICIES, ("set", "rigl", "smet", "momentum"), strict=True))))
+    by_epochs = runs.assign(epochs=of.map(dict(zip(POLICIES, (1.0, 2.0, 4.0, 8.0), strict=True))))
+    for apart in (by_method, by_epochs):
+        assert "No method that grows weights was run\nwith several policies" in words(stability.plot(apart, table))
 
 
 def test_ratio_of_updates(cold_start):
@@ -215,28 +307,71 @@ def test_ratio_of_updates(cold_start):
         assert {line.get_linestyle() for line in axes.lines} == {"-"}
 
 
-def test_final_losses_are_means_and_points_of_seeds_beside_both_controls(cold_start):
+@pytest.mark.parametrize("spread", [(1.0, 1.0), (0.9, 1.1), (3.2, 3.5), (0.003, 7.0)])
+def test_ratios_of_any_range_have_ticks_to_read_them_by(cold_start, spread):
     runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    table["update_ratio"] = np.where(table["newborn"] == "naive", max(spread), min(spread))
+    figure = stability.plot(runs, table)
+    figure.draw_without_rendering()
+    style.plt.close(figure)
+    low, high = figure.axes[3].get_ylim()
+    ticks = [label.get_text() for label in figure.axes[3].get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert 3 <= len(ticks) <= 12
+    assert "1" in ticks
+
+
+def means(axes, colour):
+    """Heights of the bars of a colour."""
+    bars = [bars for bars in axes.collections if to_hex(bars.get_color()[0]) == to_hex(colour)]
+    return [bar[0, 1] for each in bars for bar in each.get_segments()]
+
+
+def test_final_losses_are_differences_from_reset_paired_by_seed(cold_start):
+    runs, newborn = cold_start
+    rng = np.random.default_rng(0)
+    finished = runs["method"] != "dense"
+    of_pair = {pair: rng.normal(0, 10) for pair in runs.groupby(["density", "maskable_lr", "seed"]).groups}
+    shared = runs.set_index(["density", "maskable_lr", "seed"]).index.map(of_pair)
+    runs["val_loss"] += np.where(finished, shared, 0)  # what a seed's cells share leaves their differences
+    own = runs["cell"].str.contains("naive") & (runs["seed"] == 2)
+    runs.loc[own, "val_loss"] += 0.03
     table = tables(runs, newborn)[STABILITY]
     figure = stability.plot(runs, table)
     colours = compared(runs, table).colours
+    reset = list(POLICIES).index("reset")
     for axes, density in zip(figure.axes[6:9], (0.5, 0.25, 0.1), strict=True):
-        for policy, colour in colours.items():
-            of_policy = 4 + density + 0.1 * list(POLICIES).index(policy)
-            (mean,) = lines(axes, colour)
-            assert np.allclose(mean.get_ydata(), [of_policy, of_policy + 0.01, of_policy])
-            assert np.allclose(mean.get_xdata(), np.array([0.5, 1, 2]) * RATE, rtol=0.07)
-            (points,) = (line for line in axes.lines if line.get_color() == colour and line.get_linestyle() == "None")
-            assert np.allclose(sorted(points.get_ydata()), of_policy + np.array([0, 0, 0, 0.01, 0.02]))
-        (static,) = lines(axes, "#777777")
-        assert np.allclose(static.get_ydata(), [4 + density, 4.01 + density, 4 + density])
-        assert list(static.get_xdata()) == [0.5 * RATE, RATE, 2 * RATE]
-        (dense,) = lines(axes, "black")
-        assert dense.get_ydata()[0] == pytest.approx(5.01)
+        beside = {policy: 0.1 * (list(POLICIES).index(policy) - reset) for policy in POLICIES if policy != "reset"}
+        for policy, less in beside.items():
+            noise = 0.03 if policy == "naive" else 0
+            assert np.allclose(means(axes, colours[policy]), [less, less + noise / 3, less])
+            (points,) = (line for line in axes.lines if line.get_color() == colours[policy])
+            assert np.allclose(sorted(points.get_ydata()), less + np.array([0, 0, 0, 0, noise]))
+            assert np.allclose(np.round(sorted(points.get_xdata())), [0, 1, 1, 1, 2])
+        assert np.allclose(means(axes, "#777777"), -0.1 * reset)
+        (zero,) = lines(axes, colours["reset"])
+        assert list(zero.get_ydata()) == [0, 0]
+        at_rates = runs[(runs["cell"].map(newborn) == "reset") & (runs["density"] == density)]
+        losses = at_rates.groupby("maskable_lr")["val_loss"].mean()
+        assert [label.get_text() for label in axes.get_xticklabels()] == [
+            f"{rate:.2g}\n{loss:.3f}" for rate, loss in losses.items()
+        ]
     said = words(figure)
+    assert "Final held-out loss, less that of\nreset at the same seed" in said
     assert "static mask" in said
-    assert "dense, best rate" in said
+    assert "dense model at its best rate: 5.010" in said
     assert "Diverged" not in said
+
+
+def test_without_its_reset_cell_a_final_loss_is_not_drawn(cold_start):
+    runs, newborn = cold_start
+    table = tables(runs, newborn)[STABILITY]
+    gone = runs["cell"].str.startswith("reset-d0.1") | (runs["cell"] == "reset-d0.5-0.002-s1")
+    figure = stability.plot(runs[~gone], table)
+    colour = compared(runs, table).colours["naive"]
+    points = [[line for line in axes.lines if line.get_color() == colour] for axes in figure.axes[6:9]]
+    assert [sum(len(line.get_xdata()) for line in some) for some in points] == [4, 5, 0]
+    assert words(figure).count("no cells of reset") == 2
 
 
 def test_what_was_not_measured_and_what_diverged_is_said(cold_start):
@@ -305,7 +440,8 @@ def test_only_figures_with_something_to_show_are_drawn():
     assert drawn(specs(methods=["static"])) == of_all
     assert drawn(specs(methods=["static", "rigl"])) == [*of_all, "topology"]
     assert drawn(specs(methods=["set"], sweep={"newborn": ["naive", "reset"]})) == list(FIGURES)
-    assert drawn(specs(methods=["static"], sweep={"newborn": ["naive", "reset"]})) == of_all
+    assert drawn(specs(methods=["gmp"])) == [*of_all, "topology"]
+    assert drawn(specs(methods=["set", "smet"])) == [*of_all, "topology"]  # two policies, but of two methods
 
 
 def test_every_policy_of_the_config_has_its_place():

@@ -44,8 +44,9 @@ def drawn(cells: Iterable["Spec"]) -> list[str]:
 
     cells = list(cells)
     updated = any(METHODS[cell.method].dynamic for cell in cells)
-    policies = {cell.training.newborn for cell in cells if METHODS[cell.method].grows}
-    shows = {**dict.fromkeys(MEASURED, bool(cells)), "topology": updated, "stability": len(policies) > 1}
+    arms = {(cell.method, cell.training.newborn) for cell in cells if METHODS[cell.method].grows}
+    several = len(arms) > len({method for method, _ in arms})
+    shows = {**dict.fromkeys(MEASURED, bool(cells)), "topology": updated, "stability": several}
     return [figure for figure in FIGURES if shows.get(figure, True)]
 
 

@@ -41,13 +41,14 @@ def compared(runs: pd.DataFrame, table: pd.DataFrame) -> Compared | None:
     rows = _of(rows, chosen)
     several = rows["method"].nunique() > 1, rows["newborn"].nunique() > 1
     parts = [part for part, wanted in zip(("method", "newborn"), several, strict=True) if wanted] or ["method"]
-    rows["arm"] = rows[parts].agg(", ".join, axis=1).astype(str)
-    order = rows.assign(place=rows["newborn"].map(POLICIES.index)).sort_values(["method", "place"])["arm"].unique()
+    rows["arm"] = rows[parts].agg(lambda row: ", ".join(row.dropna()), axis=1).astype(str)  # nothing is born under gmp
+    places = rows["newborn"].map({policy: place for place, policy in enumerate(POLICIES)})
+    order = rows.assign(place=places).sort_values(["method", "place"])["arm"].unique()
     controls = _of(runs, chosen)
     size, U, epochs = chosen
     label = f"{size}, U = {count_label(U)} tokens, {epochs:.3g} epoch{'s' if epochs != 1 else ''}"
     if len(by_configuration) > 1:
-        label += f" (one of {len(by_configuration)} configurations with topology updates)"
+        label += f" (one of {len(by_configuration)} configurations)"
     return Compared(
         rows=rows,
         controls=controls[~controls["cell"].isin(table["cell"])],
