@@ -3,10 +3,10 @@ an eager loop that masks as released sparse-training code does.
 
     python benchmarks/trainer_throughput.py 20m:128:32000 60m:128:32000 3m:64:4096
 
-A case is size:sequences:vocabulary, of 256 tokens a sequence. `dense` and `rigl` at density 0.25 run through the trainer
-that cells use; `masked-loop` is transformers' model under autocast with torch's AdamW, which multiplies gradients and
-weights by their masks tensor by tensor. No topology update falls into what is timed; sparse_step.py does that. One JSON
-line a measurement; the matrix rate is measured first, in the same run.
+A case is size:sequences:vocabulary, of 256 tokens a sequence. `dense` and `rigl` at density 0.25 run through the
+trainer that cells use; `masked-loop` is transformers' model under autocast with torch's AdamW, which multiplies
+gradients and weights by their masks tensor by tensor. No topology update falls into what is timed; sparse_step.py does
+that. One JSON line a measurement; the matrix rate is measured first, in the same run.
 """
 
 import json

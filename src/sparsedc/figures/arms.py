@@ -41,7 +41,10 @@ def compared(runs: pd.DataFrame, table: pd.DataFrame) -> Compared | None:
     rows = _of(rows, chosen)
     several = rows["method"].nunique() > 1, rows["newborn"].nunique() > 1
     parts = [part for part, wanted in zip(("method", "newborn"), several, strict=True) if wanted] or ["method"]
-    rows["arm"] = rows[parts].agg(lambda row: ", ".join(row.dropna()), axis=1).astype(str)  # nothing is born under gmp
+    # Where nothing is born, as under gmp, there is no policy.
+    rows["arm"] = [
+        ", ".join(part for part in row if isinstance(part, str)) for row in rows[parts].itertuples(index=False)
+    ]
     places = rows["newborn"].map({policy: place for place, policy in enumerate(POLICIES)})
     order = rows.assign(place=places).sort_values(["method", "place"])["arm"].unique()
     controls = _of(runs, chosen)
