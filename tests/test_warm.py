@@ -5,7 +5,10 @@ so that there is a job to kill.
 """
 
 import contextlib
+import hashlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,10 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
+from sparsedc.spec import canonical_json
+from sparsedc.study import load_study
+from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, gpus, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
@@ -234,6 +240,155 @@ def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folde
         assert client.wait(timeout=30) == 0
     wait_for(lambda: not alive(server))
     assert not run.address.exists()
+
+
+# -------------------------------------------------------------------------------------------------------- workers
+
+
+@pytest.fixture(scope="module")
+def with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run on a machine of which nvidia-smi says that it has two GPUs; cells train on the CPU all the same."""
+    run = Run(tmp_path_factory.mktemp("g"))
+    smi = run.folder / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 0\necho 1\n")
+    smi.chmod(0o755)
+    run.environment |= {"PATH": f"{run.folder}:{run.environment['PATH']}"}
+    run.environment.pop("CUDA_VISIBLE_DEVICES", None)
+    yield run
+    run.end()
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Path]:
+    """Spec files of four cells, beside tokens for them."""
+    ids = np.random.default_rng(0).integers(0, 512, 8192).astype(np.uint16).tobytes()
+    split = {"tokens": 8192, "documents": 1, "characters": 8192, "sha256": hashlib.sha256(ids).hexdigest()}
+    splits = {name: {**split, "file": f"{name}.bin"} for name in ("train", "validation")}
+    (tmp_path / "tokens").mkdir()
+    for name in splits:
+        (tmp_path / "tokens" / f"{name}.bin").write_bytes(ids)
+    manifest = {"format": 1, "dtype": "uint16", "vocab_size": 512, "eod": 0, "splits": splits}
+    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "specs").mkdir()
+    paths = []
+    for cell in load_study(STUDY).cells.values():
+        paths.append(tmp_path / "specs" / f"{cell.id}.json")
+        paths[-1].write_text(canonical_json(cell.spec.content()))
+    return paths
+
+
+def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
+    folder = spec.parent.parent
+    return run.client("train", spec, "--tokens", folder / "tokens", "--out", folder / "out" / spec.stem, *options)
+
+
+def workers(run: Run) -> list[int]:
+    return children(wait_for(run.server))
+
+
+@contextlib.contextmanager
+def held(spec: Path) -> Iterator[Callable[[], None]]:
+    """Replace a spec file by a pipe, so that its cell waits until it is let go."""
+    content = spec.read_text()
+    spec.unlink()
+    os.mkfifo(spec)
+
+    def release() -> None:
+        spec.write_text(content)
+
+    yield release
+
+
+def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path]) -> None:
+    pids = set()
+    for spec in cells:
+        _, err = (client := train(with_gpus, spec, "--device", "cpu")).communicate(timeout=120)
+        assert client.returncode == 0, err
+        assert err.startswith(f"{spec.stem}: held-out loss ")  # and it has ended: the worker holds no stream of it
+        pids.update(workers(with_gpus))
+    assert len(pids) == 1
+    folder = cells[-1].parents[1]
+    arguments = ["train", cells[-1], "--tokens", "tokens", "--out", "alone", "--device", "cpu"]
+    program = "from sparsedc.cli import main; main()"
+    subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, check=True, capture_output=True)
+    losses = [
+        json.loads((folder / out / "metrics.json").read_text())["row"]["val_loss"]
+        for out in ("alone", f"out/{cells[-1].stem}")
+    ]
+    assert losses[0] == losses[1]  # nothing is left over from the cells before
+
+
+def test_other_commands_are_not_for_workers(with_gpus: Run, study_folder: Path) -> None:
+    before = workers(with_gpus)
+    assert with_gpus.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
+    assert workers(with_gpus) == before
+
+
+def test_cells_spread_over_gpus_and_failures_end_their_workers_alone(with_gpus: Run, cells: list[Path]) -> None:
+    """Without a real GPU a cell that is not told to use the CPU fails, and says which GPU it was given."""
+    idle = set(workers(with_gpus))
+    assert len(idle) == 1
+    with contextlib.ExitStack() as stack:
+        releases = [stack.enter_context(held(spec)) for spec in cells[:3]]
+        clients = []
+        for number, spec in enumerate(cells[:3], start=1):
+            clients.append(train(with_gpus, spec))
+            wait_for(lambda number=number: len(workers(with_gpus)) == number)
+        assert idle <= set(workers(with_gpus))
+        found = []
+        for client, release in zip(clients, releases, strict=True):
+            release()
+            err = client.communicate(timeout=60)[1]
+            assert client.returncode == 2
+            (gpu,) = re.findall(r"CUDA_VISIBLE_DEVICES = (\d)", err)
+            found.append(gpu)
+    assert found in (["0", "1", "0"], ["0", "1", "1"], ["1", "0", "0"], ["1", "0", "1"])
+    wait_for(lambda: workers(with_gpus) == [])
+
+
+def test_killed_clients_and_workers_harm_no_other_cell(with_gpus: Run, cells: list[Path]) -> None:
+    with held(cells[0]), held(cells[1]) as release:
+        first = train(with_gpus, cells[0], "--device", "cpu")
+        (one,) = wait_for(lambda: workers(with_gpus))
+        second = train(with_gpus, cells[1], "--device", "cpu")
+        other = wait_for(lambda: set(workers(with_gpus)) - {one}).pop()
+        first.kill()
+        first.wait()
+        wait_for(lambda: not alive(one))
+        third = train(with_gpus, cells[2], "--device", "cpu")
+        assert third.wait(timeout=120) == 0
+        release()
+        assert second.wait(timeout=120) == 0
+        assert other in workers(with_gpus)
+    with held(cells[3]):
+        before = set(workers(with_gpus))
+        last = train(with_gpus, cells[3], "--device", "cpu")
+        time.sleep(0.5)  # until an idle worker has it
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        assert last.wait(timeout=30) == 128 + signal.SIGKILL
+    wait_for(lambda: workers(with_gpus) == [])
+
+
+def test_workers_end_with_the_run(with_gpus: Run, cells: list[Path]) -> None:
+    assert train(with_gpus, cells[0], "--device", "cpu").wait(timeout=120) == 0
+    server, (worker,) = with_gpus.server(), workers(with_gpus)
+    assert server is not None
+    with_gpus.end()
+    wait_for(lambda: not alive(server) and not alive(worker))
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [("0,2", ["0", "2"]), ("GPU-8ab", ["GPU-8ab"]), ("", []), ("-1", []), ("NoDevFiles", [])],
+)
+def test_visible_devices_are_the_gpus(visible: str, found: list[str]) -> None:
+    assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == found
+
+
+def test_without_nvidia_smi_there_are_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus({}) == []
 
 
 def test_without_a_run_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

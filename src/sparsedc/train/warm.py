@@ -2,8 +2,11 @@
 
 Importing torch and transformers takes seconds a process, more than a small cell trains for. `run_warm` hands a
 command line to a server that has imported them; the server forks a child for it, with the caller's standard
-streams, working directory and environment, and returns its exit status. Each cell stays a process of its own:
-it fails alone, and dies with the client that asked for it.
+streams, working directory and environment, and returns its exit status. It dies with the client that asked for it.
+
+Where there are GPUs, a child that has trained a cell stays, with its GPU and what it has compiled for it, and trains
+others: starting CUDA and compiling take longer than a small cell. Each such worker has one GPU, the one on which
+fewest are at work. A cell that fails ends its worker, so that the next one meets a fresh GPU.
 
 The server belongs to one Snakemake run, named by the environment variable SPARSEDC_RUN ("pid start-time", set
 by the Snakefile), and ends with it, so that it never outlives an edit of the code. Without that variable, and on
@@ -14,6 +17,7 @@ a GPU, which a fork would not survive. This module imports no torch: the client 
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import selectors
@@ -23,11 +27,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 STREAMS = (0, 1, 2)
+
+
+class Job(TypedDict):
+    """A command line, and where to run it."""
+
+    arguments: list[str]
+    directory: str
+    environment: dict[str, str]
 
 
 def run_warm(arguments: list[str]) -> int | None:
@@ -44,12 +59,10 @@ def run_warm(arguments: list[str]) -> int | None:
         connection = _connect(run)
     except OSError:
         return None
-    job = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
+    job: Job = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
     with connection:
-        message = json.dumps(job).encode()
         try:
-            socket.send_fds(connection, [len(message).to_bytes(8, "big")], list(STREAMS))
-            connection.sendall(message)
+            _send(connection, job, list(STREAMS))
         except OSError:
             return None
         try:
@@ -91,12 +104,27 @@ def _connect(run: str) -> socket.socket:
     raise ConnectionError("the trainer's server did not start")
 
 
+@dataclass
+class Worker:
+    """A child that trains one cell after another.
+
+    Attributes:
+        gpu: what CUDA_VISIBLE_DEVICES says to it.
+        channel: through which it gets jobs, and says when one is done.
+    """
+
+    gpu: str
+    channel: socket.socket
+
+
 class Server:
-    """Forks a child for each job that a client sends, until the process `run_pid` has ended and all jobs too."""
+    """Has children do the jobs that clients send, until the process `run_pid` has ended and all jobs too."""
 
     def __init__(self, address: Path, run_pid: int) -> None:
         self.address, self.run_pid = address, run_pid
+        self.gpus = gpus(os.environ)
         self.jobs: dict[int, socket.socket] = {}  # child pid -> its client
+        self.workers: dict[int, Worker] = {}  # child pid -> what is known of it
         self.selector = selectors.DefaultSelector()
         self.listener = socket.socket(socket.AF_UNIX)
 
@@ -123,6 +151,8 @@ class Server:
                     self._accept()
                 elif key.fileobj is wake:
                     wake.recv(4096)
+                elif isinstance(key.data, int):
+                    self._finished(key.data)
                 else:
                     self._abandoned(key.fileobj)
             self._reap()
@@ -130,24 +160,81 @@ class Server:
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
-        streams: list[int] = []
         try:
-            header, streams, _, _ = socket.recv_fds(client, 8, len(STREAMS))
-            job = json.loads(client.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+            job, streams = _receive(client)
         except (OSError, ValueError):  # it was killed before it had said what it wants
             client.close()
-            for stream in streams:
-                os.close(stream)
             return
-        child = os.fork()
-        if child == 0:
-            for ours in (self.listener, client, *self.jobs.values()):
-                ours.close()  # else clients would not hear of the server's end while a job runs
-            _become(job, streams)
+        if self.gpus and job["arguments"][:1] == ["train"]:
+            child = self._worker(client, streams)
+            with contextlib.suppress(OSError):  # it has just died, and its end will be told
+                _send(self.workers[child].channel, job, streams)
+        else:
+            child = self._fork(lambda: _do(job, streams), client)
         for stream in streams:
             os.close(stream)
         self.jobs[child] = client
         self.selector.register(client, selectors.EVENT_READ)
+
+    def _fork(self, work: Callable[[], int], client: socket.socket) -> int:
+        """The pid of a child that does this for a client, and ends with the status that comes of it."""
+        child = os.fork()
+        if child:
+            return child
+        code = 1
+        try:
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a job does not outlive its server
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Else clients would not hear of the server's end while a job runs, nor workers.
+            channels = [worker.channel for worker in self.workers.values()]
+            for ours in (self.listener, client, *self.jobs.values(), *channels):
+                ours.close()
+            code = work()
+        finally:
+            os._exit(code)
+
+    def _worker(self, client: socket.socket, streams: list[int]) -> int:
+        """An idle worker on a GPU on which fewest are at work; a new one where there is none."""
+        at_work = {gpu: [child for child in self.jobs if self._gpu(child) == gpu] for gpu in self.gpus}
+        gpu = min(self.gpus, key=lambda gpu: len(at_work[gpu]))
+        for child in self.workers:
+            if child not in self.jobs and self._gpu(child) == gpu:
+                return child
+        ours, theirs = socket.socketpair()
+
+        def work() -> int:
+            ours.close()
+            for stream in streams:  # it gets them through its channel, as those of every job
+                os.close(stream)
+            return _work(gpu, theirs)
+
+        child = self._fork(work, client)
+        theirs.close()
+        self.workers[child] = Worker(gpu, ours)
+        self.selector.register(ours, selectors.EVENT_READ, child)
+        return child
+
+    def _gpu(self, child: int) -> str | None:
+        return self.workers[child].gpu if child in self.workers else None
+
+    def _finished(self, child: int) -> None:
+        """A worker has done its job, or has ended, which `_reap` sees to."""
+        if self.workers[child].channel.recv(1):
+            self._tell(child, 0)
+        else:
+            self.selector.unregister(self.workers[child].channel)
+
+    def _tell(self, child: int, code: int) -> None:
+        """Tell a job's client its exit status."""
+        client = self.jobs.pop(child, None)
+        if client is None:
+            return
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(client)
+        with contextlib.suppress(OSError):
+            client.sendall(b"%d\n" % code)
+        client.close()
 
     def _abandoned(self, client: object) -> None:
         """A client that says anything after its job has gone: its job goes too."""
@@ -157,47 +244,101 @@ class Server:
                 os.kill(child, signal.SIGTERM)
 
     def _reap(self) -> None:
-        while self.jobs:
+        while self.jobs or self.workers:
             child, status = os.waitpid(-1, os.WNOHANG)
             if child == 0:
                 return
-            client = self.jobs.pop(child)
-            with contextlib.suppress(KeyError, ValueError):
-                self.selector.unregister(client)
-            with contextlib.suppress(OSError):
-                code = os.waitstatus_to_exitcode(status)
-                client.sendall(b"%d\n" % (code if code >= 0 else 128 - code))  # as a shell tells of a signal
-            client.close()
+            code = os.waitstatus_to_exitcode(status)
+            self._tell(child, code if code >= 0 else 128 - code)  # as a shell tells of a signal
+            worker = self.workers.pop(child, None)
+            if worker is not None:
+                with contextlib.suppress(KeyError, ValueError):
+                    self.selector.unregister(worker.channel)
+                worker.channel.close()
 
 
-def _become(job: dict[str, object], streams: list[int]) -> None:
-    """In the forked child: take on the caller's streams, directory and environment, run the command, and end."""
+def _do(job: Job, streams: list[int]) -> int:
+    """In a child: take on the caller's streams, directory and environment, and run the command."""
     from sparsedc.cli import main
 
-    code = 1
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a job does not outlive its server
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for stream, number in zip(streams, STREAMS, strict=True):
             os.dup2(stream, number)
-        os.chdir(str(job["directory"]))
+            os.close(stream)
+        os.chdir(job["directory"])
         os.environ.clear()
-        os.environ.update(job["environment"])  # type: ignore[call-overload]
+        os.environ.update(job["environment"])
         os.environ[FORKED_VARIABLE] = "1"
-        sys.argv = ["sparsedc", *job["arguments"]]  # type: ignore[misc]
+        sys.argv = ["sparsedc", *job["arguments"]]
         main()
-        code = 0
+        return 0
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+        return ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
     except BaseException:
         import traceback
 
         traceback.print_exc()
+        return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+
+
+def _work(gpu: str, channel: socket.socket) -> int:
+    """In a worker: do jobs on a GPU until one fails, or the server has no more."""
+    import torch
+
+    nothing = os.open(os.devnull, os.O_RDWR)
+    while True:
+        try:
+            job, streams = _receive(channel)
+        except (OSError, ValueError):
+            return 0
+        job["environment"] |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        code = _do(job, streams)
+        if code:
+            return code
+        for number in STREAMS:
+            os.dup2(nothing, number)
+        gc.collect()  # models and their hooks hold each other
+        torch.cuda.empty_cache()
+        channel.sendall(b".")
+
+
+def gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them, without touching any."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1", "NoDevFiles")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return listed.split()
+
+
+def _send(connection: socket.socket, job: Job, streams: list[int]) -> None:
+    message = json.dumps(job).encode()
+    socket.send_fds(connection, [len(message).to_bytes(8, "big")], streams)
+    connection.sendall(message)
+
+
+def _receive(connection: socket.socket) -> tuple[Job, list[int]]:
+    """A job and the client's standard streams.
+
+    Raises:
+        OSError, ValueError: the other side has gone before it had said all.
+    """
+    header, streams, _, _ = socket.recv_fds(connection, 8, len(STREAMS))
+    try:
+        job: Job = json.loads(connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+    except (OSError, ValueError):
+        for stream in streams:
+            os.close(stream)
+        raise
+    return job, streams
 
 
 def _alive(pid: int) -> bool:
