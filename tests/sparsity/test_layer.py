@@ -46,9 +46,7 @@ def test_blocks_are_cut_as_defined(case: tuple[Blocks, torch.Tensor]) -> None:
     assert blocks.count == len(expected)
     assert blocks.area == len(expected[0])
     assert blocks.split(matrix).tolist() == expected
-    gathered = torch.empty(len(ids), blocks.area)
-    blocks.gather(matrix, ids, gathered)
-    assert gathered.tolist() == [expected[i] for i in ids.tolist()]
+    assert blocks.gather(matrix, ids).tolist() == [expected[i] for i in ids.tolist()]
     assert matrix.equal(numbered(blocks))
 
 
@@ -57,9 +55,8 @@ def test_blocks_are_cut_as_defined(case: tuple[Blocks, torch.Tensor]) -> None:
 def test_scattered_blocks_land_where_they_were_gathered(case: tuple[Blocks, torch.Tensor], dtype: torch.dtype) -> None:
     blocks, ids = case
     matrix = (numbered(blocks) / 3).to(dtype)
-    found, values = torch.full_like(matrix, -1), torch.empty(len(ids), blocks.area, dtype=dtype)
-    blocks.gather(matrix, ids, values)
-    blocks.scatter(found, ids, values.float())
+    found = torch.full_like(matrix, -1)
+    blocks.scatter(found, ids, blocks.gather(matrix, ids).float())
     on = torch.from_numpy(matrix_mask(blocks, ids))
     assert found.equal(torch.where(on, matrix, torch.tensor(-1, dtype=dtype)))
 

@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional
 
 from sparsedc import model as models
+from sparsedc.errors import InputError
+from sparsedc.sparsity import engine
 from sparsedc.spec import Spec
-from sparsedc.train import head
+from sparsedc.train import head, step
 from sparsedc.train.loop import Trainer
 from sparsedc.train.step import Loss
 
@@ -14,8 +16,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 SHAPE = models.LADDER["50k"]
 
 
-def batch(step: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.randint(12, (8, 33), generator=torch.Generator().manual_seed(step))
+def batch(number: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(12, (8, 33), generator=torch.Generator().manual_seed(number))
     return ids[:, :-1].to(device), ids[:, 1:].to(device)
 
 
@@ -31,6 +33,48 @@ def test_loss_and_gradients_are_those_of_transformers() -> None:
         assert one.grad is not None
         assert other.grad is not None
         assert one.grad.equal(other.grad)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("method", ["dense", "smet", "rigl", "rigl-acc", "momentum"])
+@pytest.mark.parametrize(("kept", "recomputed", "parts"), [(8, 8, 1), (3, 8, 4), (0, 8, 1), (0, 3, 4), (1, 1, 8)])
+def test_a_batch_is_taken_in_parts_where_memory_is_short(
+    method: str, kept: int, recomputed: int, parts: int, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has memory for `kept` sequences, or for `recomputed` whose activations it does not keep."""
+    monkeypatch.setattr(engine, "TOGETHER", 2**28 if together else 0)
+    monkeypatch.setattr(step, "MICRO_BATCH_TOKENS", 32)
+    plain = Loss.__call__
+
+    def short(self: Loss, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = plain(self, inputs, targets)
+        if len(inputs) > (recomputed if self.recomputes else kept):
+            loss.backward()  # type: ignore[no-untyped-call]  # memory may run out on the way back, too
+            raise torch.OutOfMemoryError("made up")
+        return loss
+
+    whole, split = (Trainer.start(cell(method), torch.device("cpu")) for _ in range(2))
+    for number in range(1, 31):
+        whole.take_step(*batch(number, "cpu"))
+    monkeypatch.setattr(Loss, "__call__", short)
+    for number in range(1, 31):
+        split.take_step(*batch(number, "cpu"))
+    assert split.work.parts == parts
+    assert split.work.forward.recomputes == (kept == 0)
+    torch.testing.assert_close(split.losses, whole.losses, rtol=1e-4, atol=0)
+    for ours, theirs in zip(split.engine.layers, whole.engine.layers, strict=True):  # rounding may swap near equals
+        assert (ours.mask() != theirs.mask()).sum() <= 0.01 * ours.active
+    if parts == 1:
+        assert split.losses.equal(whole.losses)
+
+
+def test_a_model_for_which_there_is_no_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: Loss, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(Loss, "__call__", never)
+    with pytest.raises(InputError, match="has not the memory to train this model"):
+        Trainer.start(cell("rigl"), torch.device("cpu")).take_step(*batch(1, "cpu"))
 
 
 def cell(method: str, **training: object) -> Spec:
@@ -66,9 +110,9 @@ def test_the_recorded_step_trains_as_the_plain_one(method: str, training: dict[s
     device = torch.device("cuda")
     spec = cell(method, **training)
     fast, plain = (Trainer.start(spec, device, fast=fast) for fast in (True, False))
-    for step in range(1, spec.steps + 1):
+    for number in range(1, spec.steps + 1):
         for trainer in (fast, plain):
-            trainer.take_step(*batch(step, "cuda"))
+            trainer.take_step(*batch(number, "cuda"))
     assert fast.work._recordings
     torch.testing.assert_close(fast.losses[:5], plain.losses[:5], rtol=2e-3, atol=0)
     torch.testing.assert_close(fast.losses, plain.losses, rtol=2e-2, atol=0)
@@ -109,10 +153,10 @@ def test_cross_entropy_without_logits(vocabulary: int, at_once: int, monkeypatch
 def test_a_recorded_cell_resumes() -> None:
     device = torch.device("cuda")
     straight, first, second = (Trainer.start(cell("rigl"), device) for _ in range(3))
-    for step in range(1, 61):
-        straight.take_step(*batch(step, "cuda"))
-        (first if step <= 33 else second).take_step(*batch(step, "cuda"))
-        if step == 33:
+    for number in range(1, 61):
+        straight.take_step(*batch(number, "cuda"))
+        (first if number <= 33 else second).take_step(*batch(number, "cuda"))
+        if number == 33:
             second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second.losses, straight.losses, rtol=1e-2, atol=0)
     assert [update.step for update in second.updates] == [update.step for update in straight.updates]

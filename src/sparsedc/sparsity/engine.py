@@ -120,7 +120,10 @@ class SparseEngine:
         self._ids: Tensor | None = None  # of active blocks, counted through all layers
         self._weights: Tensor | None = None  # of all layers, [blocks, area], of which theirs are parts
         self.dense: list[Tensor | None] = [None for _ in self.layers]
-        self._taken: set[int] = set()  # layers whose gradient of this step has come
+        self._parts = 1
+        self._observed: set[int] = set()  # layers at whose gradient of this step the method has looked
+        self._taken = [0 for _ in self.layers]  # gradients of this step that have come
+        self._sums: list[Tensor | None] = [None for _ in self.layers]  # of active gradients, while parts come
         self._step = 0
         self.looking = self._finished = False
         self._next_update: int | None = None
@@ -151,9 +154,17 @@ class SparseEngine:
         update, window = self._update_from(step), self.method.window
         return update is not None and window != 0 and (window is None or update < step + window)
 
-    def begin(self, step: int) -> None:
-        """Say which optimizer step the next backward pass is of."""
-        self._taken.clear()
+    def begin(self, step: int, parts: int = 1) -> None:
+        """Say which optimizer step the next backward pass is of, or the next `parts`, whose gradients are summed. A step
+        may begin again, if its backward pass broke off.
+
+        Sums are float32; while they last they cost 4 bytes an active weight more, and at steps at which the method
+        looks, dense gradients stay until the last part has come.
+        """
+        if step != self._step:
+            self._observed.clear()
+        self._parts, self._taken = parts, [0 for _ in self.layers]
+        self.dense, self._sums = [None for _ in self.layers], [None for _ in self.layers]
         self._step, self._next_update, self.looking = step, self._update_from(step), self.looks_at(step)
         self._finished = False
 
@@ -308,7 +319,7 @@ class SparseEngine:
         area, total = self.layers[0].blocks.area, sum(layer.active for layer in self.layers)
         gathered = torch.empty(total, area, dtype=like.dtype, device=like.device)
         for layer, here in zip(self.layers, self._places, strict=True):
-            layer.blocks.gather(layer.weight.data, layer.ids(), gathered[here])
+            gathered[here] = layer.blocks.gather(layer.weight.data, layer.ids())
         return gathered
 
     def _share_weights(self, dtype: torch.dtype) -> None:
@@ -363,10 +374,10 @@ class SparseEngine:
     def _finish_gradients(self) -> None:
         """Take the active gradients, once a step, and average them over ranks, if backward has not. Every layer must
         have one, since gradients and new weights take turns in one place."""
-        missing = [layer.name for number, layer in enumerate(self.layers) if number not in self._taken]
+        missing = [layer.name for layer, taken in zip(self.layers, self._taken, strict=True) if taken < self._parts]
         if missing:
             raise RuntimeError(
-                f"{', '.join(missing)}: no gradient since begin(); call it, then backward once, each step"
+                f"{', '.join(missing)}: no gradient since begin(), or too few; call it, then backward, each step"
             )
         if self._finished:
             return
@@ -377,7 +388,7 @@ class SparseEngine:
                 for layer, dense in zip(self.layers, self.dense, strict=True)
                 if dense is not None
             ]
-            torch.index_select(torch.cat(gradients), 0, self._ids, out=self.optimizer.gradient)
+            self.optimizer.gradient.copy_(torch.cat(gradients).index_select(0, self._ids))
             if not self.looking:
                 self.dense = [None for _ in self.layers]
         if self._average is not None and not self.looking:  # else dense gradients were averaged
@@ -387,21 +398,33 @@ class SparseEngine:
     @torch.no_grad()
     def _take(self, number: int, weight: Tensor) -> None:
         """Keep the active part of a layer's gradient, let the method look at the rest, and free it."""
-        layer, gradient = self.layers[number], weight.grad
+        layer, gradient, here = self.layers[number], weight.grad, self._places[number]
         assert gradient is not None
         assert self.optimizer is not None
-        if number in self._taken:
-            raise RuntimeError(f"{layer.name}: a second gradient since begin(), which would replace the first")
-        self._taken.add(number)
-        if self.looking and self._average is not None:
-            self._average(gradient)
         weight.grad = None
+        if self._taken[number] == self._parts:
+            raise RuntimeError(f"{layer.name}: a gradient more than begin() was told of")
+        self._taken[number] += 1
+        last = self._taken[number] == self._parts
         if self.together or self.looking:
-            self.dense[number] = gradient
-        if not self.together:
-            layer.blocks.gather(gradient, layer.ids(), self.optimizer.gradient[self._places[number]])
-            if self.looking:
+            whole = self._summed(self.dense[number], gradient)
+            if self.looking and last and self._average is not None:
+                self._average(whole)
+            self.dense[number] = whole
+            if last and not self.together:
+                self.optimizer.gradient[here] = layer.blocks.gather(whole, layer.ids())
                 self._look(number)
+        else:
+            active = layer.blocks.gather(gradient, layer.ids())
+            self._sums[number] = active = self._summed(self._sums[number], active)
+            if last:
+                self.optimizer.gradient[here] = active
+                self._sums[number] = None
+
+    def _summed(self, before: Tensor | None, part: Tensor) -> Tensor:
+        if before is not None:
+            return before.add_(part)
+        return part if self._parts == 1 else part.float()
 
     def _look(self, number: int) -> None:
         """Let the method look at a layer's dense gradient, and forget it unless it is to be scored with others'."""
@@ -413,7 +436,8 @@ class SparseEngine:
             return
         blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
         inactive = layer.inactive_ids()
-        if self.method.window != 1:
+        if self.method.window != 1 and number not in self._observed:
+            self._observed.add(number)
             self.method.observe(self.memories[number], blocks, inactive, births)
         if self._next_update == self._step:
             self._candidates[number] = self._rank(number, blocks, inactive, births)

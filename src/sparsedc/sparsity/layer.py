@@ -45,15 +45,12 @@ class Blocks:
             return matrix.view(self.count, self.area)
         return self._tiles(matrix).reshape(self.count, self.area)
 
-    def gather(self, matrix: Tensor, ids: Tensor, out: Tensor) -> None:
-        """Copy the blocks `ids` of a matrix into `out`, [ids, area]."""
-        if self.area == 1:
-            torch.index_select(matrix.view(-1), 0, ids, out=out.view(-1))
-        elif self.block[0] == 1:
-            torch.index_select(matrix.view(self.count, self.area), 0, ids, out=out)
-        else:
-            across = self.columns // self.block[1]
-            out.copy_(self._tiles(matrix)[ids // across, ids % across].flatten(1))
+    def gather(self, matrix: Tensor, ids: Tensor) -> Tensor:
+        """The blocks `ids` of a matrix, [ids, area]."""
+        if self.block[0] == 1:
+            return matrix.view(self.count, self.area).index_select(0, ids)
+        across = self.columns // self.block[1]
+        return self._tiles(matrix)[ids // across, ids % across].flatten(1)
 
     def scatter(self, matrix: Tensor, ids: Tensor, values: Tensor) -> None:
         """Overwrite the blocks `ids` of a matrix with `values`, [ids, area], rounded to its type."""
@@ -94,9 +91,8 @@ class SparseLayer:
         blocks = Blocks(weight.shape[0], weight.shape[1], block)
         layer = cls(name, weight, blocks, torch.empty(0), 0)
         activate([layer], ids, [len(ids)])
-        kept = torch.empty(len(ids), blocks.area, dtype=weight.dtype, device=weight.device)
         with torch.no_grad():
-            blocks.gather(weight.data, ids, kept)
+            kept = blocks.gather(weight.data, ids)
             weight.zero_()
             blocks.scatter(weight.data, ids, kept)
         return layer

@@ -118,8 +118,7 @@ class Trainer:
         self.step += 1
         training, since = self.spec.training, self._steps_since_growth()
         share = lr_share(self.step, self.spec.steps, training)
-        self.engine.begin(self.step)
-        self.work.take(inputs, targets, share * training.lr, share * self.spec.maskable_lr, since)
+        self.work.take(self.step, inputs, targets, share * training.lr, share * self.spec.maskable_lr, since)
         self.losses[self.step - 1] = self.work.loss
         if since is not None:
             newborn, kept = self.work.sizes
@@ -299,6 +298,8 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "around_updates": around_updates(losses, trainer),
         "host": platform.node(),
         "threads": torch.get_num_threads(),
+        "micro_batches": trainer.work.parts,
+        "recomputes_activations": trainer.work.forward.recomputes,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "finished": time.time(),
     }

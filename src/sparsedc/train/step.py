@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 
+from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropy
 
+MICRO_BATCH_TOKENS = 4096  # a GPU idles with fewer: before that, activations are recomputed
 WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
 COMPILED_SHAPES = 64  # of cells that one process trains; beyond them PyTorch would give up compiling
 
@@ -24,9 +27,13 @@ class Loss:
 
     Blocks are compiled one by one: as they are alike, once for all; and each block's dense gradients come, and go,
     before the next one's.
+
+    Attributes:
+        recomputes: keep no activations within blocks, and compute them again in the backward pass.
     """
 
     def __init__(self, model: LlamaForCausalLM, compiled: bool) -> None:
+        self.recomputes = False
         self.body, self.weight = model.model, model.lm_head.weight
         self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
         self.norm: Callable[[Tensor], Tensor] = self.body.norm
@@ -43,7 +50,13 @@ class Loss:
         positions = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(0)
         rotary = self.body.rotary_emb(hidden, position_ids=positions)
         for layer in self.layers:
-            hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
+            if self.recomputes:
+                hidden = checkpoint(
+                    layer, hidden, attention_mask=None, position_embeddings=rotary, use_reentrant=False,
+                    preserve_rng_state=False,
+                )  # fmt: skip
+            else:
+                hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
         return self.cross_entropy(self.norm(hidden).flatten(0, 1), self.weight, targets.flatten())
 
 
@@ -58,6 +71,9 @@ class _Recording:
 class Step:
     """Forward, backward, clipping and both optimizers, in place.
 
+    A batch that does not fit into memory is taken in parts, and if these would get too small, without keeping
+    activations; what is found in the first steps holds for the others.
+
     Args:
         model, engine, optimizer: of the cell; the optimizer's groups say whether they are `maskable`.
         grad_clip: norm, over all active weights, to which gradients are clipped.
@@ -65,6 +81,7 @@ class Step:
         fast: compile, and record a graph where the engine's tensors stay where they are; needs a GPU.
 
     Attributes:
+        parts: micro-batches a batch.
         loss: of the last step, nats per token, on the device.
         sizes: root mean square updates of the maskable weights of the measured age, and of older ones, [2].
     """
@@ -85,16 +102,24 @@ class Step:
         self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
         self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
         self._measured_age: int | Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.parts = 1
         self._batch: tuple[Tensor, Tensor] | None = None
-        self._steps = 0
+        self._number, self._steps = 0, 0
+        self._stepped = False
         self._recordings: dict[tuple[bool, int], _Recording] = {}
 
-    def take(self, inputs: Tensor, targets: Tensor, lr: float, maskable_lr: float, measured_age: int | None) -> None:
-        """One step on a batch of token ids, each [sequences, sequence length]; the engine has begun it.
+    def take(
+        self, number: int, inputs: Tensor, targets: Tensor, lr: float, maskable_lr: float, measured_age: int | None
+    ) -> None:
+        """One step on a batch of token ids, each [sequences, sequence length].
 
         Args:
-            lr, maskable_lr: learning rates of the maskable matrices and of everything else.
+            number: of the step, counted from 1.
+            lr, maskable_lr: learning rates of embedding, head and norms, and of the maskable matrices.
             measured_age: age of the weights whose updates are measured, None for no measurement.
+
+        Raises:
+            InputError: not even one sequence fits into memory.
         """
         for group in self.optimizer.param_groups:
             rate = maskable_lr if group["maskable"] else lr
@@ -113,10 +138,13 @@ class Step:
             self._batch = inputs.clone(), targets.clone()
         for place, tensor in zip(self._batch, (inputs, targets), strict=True):
             place.copy_(tensor)
+        self._number = number
         self._steps += 1
         if not self.records or self._steps <= WARM_UP_STEPS:
-            self._work()
+            while not self._fits():
+                self._shrink()
             return
+        self.engine.begin(number, len(self._micro_batches()))
         kind = self.engine.looking, self.engine.layout
         if kind not in self._recordings:
             self._recordings = {old: kept for old, kept in self._recordings.items() if old[1] == kind[1]}
@@ -125,16 +153,56 @@ class Step:
         recording.graph.replay()
         self.engine.dense = list(recording.dense)
 
-    def _work(self) -> None:
+    def _micro_batches(self) -> list[tuple[Tensor, Tensor]]:
         assert self._batch is not None
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            loss = self.forward(*self._batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        inputs, targets = (torch.chunk(side, self.parts) for side in self._batch)
+        return list(zip(inputs, targets, strict=True))
+
+    def _fits(self) -> bool:
+        """Do the work; False where memory is short, and nothing has changed."""
+        self._stepped = False
+        try:
+            self._work()
+        except torch.OutOfMemoryError:
+            if self._stepped:
+                raise
+            return False
+        return True
+
+    def _shrink(self) -> None:
+        """Need less memory from now on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        assert self._batch is not None
+        sequences, tokens = len(self._batch[0]), self._batch[0].numel()
+        if self.parts < sequences and (self.forward.recomputes or tokens >= 2 * self.parts * MICRO_BATCH_TOKENS):
+            self.parts = min(2 * self.parts, sequences)
+        elif not self.forward.recomputes:
+            self.forward.recomputes, self.parts = True, 1
+        else:
+            raise InputError(
+                "device", self.device, "has not the memory to train this model with one sequence at a time",
+                "Use a device with more memory, or take a smaller model.",
+            )  # fmt: skip
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _work(self) -> None:
+        batches = self._micro_batches()
+        self.engine.begin(self._number, len(batches))
+        losses = []
+        for inputs, targets in batches:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                loss = self.forward(inputs, targets)
+            if len(batches) > 1:
+                loss = loss * (len(inputs) / sum(len(side) for side, _ in batches))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         clip = self._clip()
+        self._stepped = True
         self.optimizer.step()
         sizes = self.engine.step(self._maskable_lr, clip, self._measured_age)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss.copy_(loss.detach())
+        self.loss.copy_(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         if sizes is not None:
             torch.stack([sizes.newborn, sizes.kept], out=self.sizes)
 
