@@ -155,8 +155,9 @@ class SparseEngine:
         return update is not None and window != 0 and (window is None or update < step + window)
 
     def begin(self, step: int, parts: int = 1) -> None:
-        """Say which optimizer step the next backward pass is of, or the next `parts`, whose gradients are summed. A step
-        may begin again, if its backward pass broke off.
+        """Say which optimizer step the next backward pass is of, or the next `parts`, whose gradients are summed.
+
+        A step may begin again, if its backward pass broke off.
 
         Sums are float32; while they last they cost 4 bytes an active weight more, and at steps at which the method
         looks, dense gradients stay until the last part has come.

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from sparsedc.progress import study_progress
 from sparsedc.spec import fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoint, exclusive
 from sparsedc.train.loop import Trainer, train_cell
+from sparsedc.train.ranks import joined, launched
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
 
@@ -25,6 +27,9 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
 
+    Under torchrun, which starts several processes that all call this, they train the cell together, and the first of
+    them writes.
+
     Raises:
         InputError: spec, tokens or device cannot be used, or another process is training this cell.
     """
@@ -32,25 +37,33 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     study = path.resolve().parent.parent
     tokens = tokens or study / "corpus" / spec.data / "tokens"
     work = work or study / "work" / fingerprint(spec.content())
-    chosen = _device(device)
+    chosen = _device(
+        device or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None)
+    )
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     torch.set_num_threads(threads)
     if chosen.type == "cpu":
         torch.use_deterministic_algorithms(True)
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
-    with exclusive(work):
+    with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
         last = time.monotonic()
 
         def report(trainer: Trainer) -> None:
             nonlocal last
-            if time.monotonic() - last > REPORT_SECONDS and trainer.step < spec.steps:
+            if ranks.leads and time.monotonic() - last > REPORT_SECONDS and trainer.step < spec.steps:
                 last = time.monotonic()
                 speed = trainer.step * spec.training.batch_tokens / trainer.seconds
                 loss = trainer.losses[trainer.step - 1].item()
                 _say(f"{path.stem}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
 
-        metrics = train_cell(spec, train, held_out, work, chosen, report)
-        write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
-        delete_checkpoint(work)
+        metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
+        if metrics is not None:
+            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
+            delete_checkpoint(work)
+        ranks.wait()
+    if metrics is None:
+        return
     row = metrics["row"]
     result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)

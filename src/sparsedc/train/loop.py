@@ -29,6 +29,7 @@ from sparsedc.sparsity.methods import method
 from sparsedc.spec import Spec, fingerprint
 from sparsedc.train.batches import Batches, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
+from sparsedc.train.ranks import ALONE, Ranks
 from sparsedc.train.schedule import lr_share
 from sparsedc.train.step import Step
 
@@ -68,10 +69,11 @@ class Trainer:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, spec: Spec, device: torch.device, fast: bool | None = None) -> "Trainer":
+    def start(cls, spec: Spec, device: torch.device, fast: bool | None = None, ranks: Ranks = ALONE) -> "Trainer":
         """A cell before its first step.
 
         Args:
+            ranks: that train it together.
             fast: compile the model and record its step (`Step`); by default on a GPU.
         """
         training = spec.training
@@ -93,6 +95,7 @@ class Trainer:
             weight_decay=training.weight_decay,
             newborn=Newborn(training.newborn, training.ramp_steps),
             compute_dtype=autocast_dtype(device),
+            average=ranks.average if ranks.size > 1 else None,
         )
         on_gpu = device.type == "cuda"
         optimizer = torch.optim.AdamW(
@@ -106,9 +109,8 @@ class Trainer:
         if on_gpu:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(training.lr, device=device)  # which a recorded step reads
-        work = Step(
-            model, engine, optimizer, training.grad_clip, autocast_dtype(device), on_gpu if fast is None else fast
-        )
+        fast = on_gpu if fast is None else fast
+        work = Step(model, engine, optimizer, training.grad_clip, autocast_dtype(device), fast, ranks)
         model.train()
         losses, ratios = torch.zeros(spec.steps, device=device), torch.zeros(2, RATIO_STEPS, device=device)
         return cls(spec, model, engine, optimizer, work, losses, ratios, [])
@@ -126,6 +128,7 @@ class Trainer:
         update = self.engine.update_topology()
         if update is not None:
             self.updates.append(update)
+            self.work.ranks.agree("masks", self.engine.mask_hash() if self.work.ranks.size > 1 else None)
 
     def _steps_since_growth(self) -> int | None:
         """Steps since the last topology update, this one included; None where nothing was grown, or long ago."""
@@ -177,7 +180,8 @@ def train_cell(
     work: Path,
     device: torch.device,
     report: Callable[[Trainer], None],
-) -> dict[str, Any]:
+    ranks: Ranks = ALONE,
+) -> dict[str, Any] | None:
     """Train a cell, or resume it from its checkpoint, and evaluate it.
 
     Args:
@@ -185,13 +189,20 @@ def train_cell(
         validation: the held-out split.
         work: where checkpoints go; held by this process alone (`checkpoint.exclusive`).
         report: called at intervals with the trainer, at most about a hundred times.
+        ranks: that train it together, all calling this.
 
     Returns:
-        the metrics, as JSON: `row` holds the runs table's columns but for study and role.
+        the metrics, as JSON, on the leading rank: `row` holds the runs table's columns but for study and role.
 
     Raises:
-        InputError: the tokens are not what the spec needs.
+        InputError: the tokens are not what the spec needs, or a batch cannot be divided among the ranks.
     """
+    sequences = spec.training.batch_tokens // spec.sequence_length
+    if sequences % ranks.size:
+        raise InputError(
+            "batch_tokens", spec.training.batch_tokens, f"{sequences} sequences, which {ranks.size} ranks cannot share",
+            "Start a number of processes that divides them.",
+        )  # fmt: skip
     for tokens in (train, validation):
         if tokens.vocab_size > spec.vocab_size:
             raise InputError(
@@ -202,8 +213,8 @@ def train_cell(
     inputs, targets = (
         torch.from_numpy(side.astype(np.int32)).to(device) for side in windows(ids, spec.sequence_length, train.eod)
     )
-    batches = Batches(len(inputs), spec.training.batch_tokens // spec.sequence_length, spec.seed)
-    trainer = Trainer.start(spec, device)
+    batches = Batches(len(inputs), sequences, spec.seed)
+    trainer = Trainer.start(spec, device, ranks=ranks)
     # The folder is the spec's, which does not know the text itself: tokens of other text start over.
     identity = {
         "train": train.sha256,
@@ -214,6 +225,7 @@ def train_cell(
     state = load_checkpoint(work, device, identity)
     if state is not None:
         trainer.load_state_dict(state)
+    ranks.agree("the step to resume from", trainer.step)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -221,7 +233,8 @@ def train_cell(
     clock = saved = time.monotonic()
     diverged = False
     while trainer.step < spec.steps and not diverged:
-        rows = torch.from_numpy(batches.rows(trainer.step + 1)).to(device, non_blocking=True)
+        ours = np.split(batches.rows(trainer.step + 1), ranks.size)[ranks.rank]
+        rows = torch.from_numpy(ours).to(device, non_blocking=True)
         trainer.take_step(inputs[rows].long(), targets[rows].long())
         if trainer.step % interval == 0 or trainer.step == spec.steps:
             diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
@@ -229,9 +242,12 @@ def train_cell(
             trainer.seconds, clock = trainer.seconds + now - clock, now
             report(trainer)
             if now - saved > CHECKPOINT_SECONDS and not diverged:
-                save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
+                if ranks.leads:
+                    save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
                 saved = now
     trainer.engine.check()
+    if not ranks.leads:
+        return None
     if device.type == "cuda":
         torch.cuda.empty_cache()  # training's cache is of other sizes than evaluation's
     evaluated = None if diverged else evaluate(trainer.model, validation, spec)
@@ -298,6 +314,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "around_updates": around_updates(losses, trainer),
         "host": platform.node(),
         "threads": torch.get_num_threads(),
+        "ranks": trainer.work.ranks.size,
         "micro_batches": trainer.work.parts,
         "recomputes_activations": trainer.work.forward.recomputes,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,

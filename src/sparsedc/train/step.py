@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropy
+from sparsedc.train.ranks import ALONE, Ranks
 
 MICRO_BATCH_TOKENS = 4096  # a GPU idles with fewer: before that, activations are recomputed
 WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
@@ -79,6 +80,7 @@ class Step:
         grad_clip: norm, over all active weights, to which gradients are clipped.
         autocast: type of matrix products; None for the weights' own.
         fast: compile, and record a graph where the engine's tensors stay where they are; needs a GPU.
+        ranks: that train the cell together; each has its own part of every batch.
 
     Attributes:
         parts: micro-batches a batch.
@@ -94,18 +96,19 @@ class Step:
         grad_clip: float,
         autocast: torch.dtype | None,
         fast: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.engine, self.optimizer, self.grad_clip, self.autocast = engine, optimizer, grad_clip, autocast
         self.device = next(model.parameters()).device
         self.forward = Loss(model, compiled=fast)
-        self.records = fast and engine.together
+        self.records = fast and engine.together and ranks.size == 1
         self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
         self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
         self._measured_age: int | Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         self.parts = 1
         self._batch: tuple[Tensor, Tensor] | None = None
         self._number, self._steps = 0, 0
-        self._stepped = False
         self._recordings: dict[tuple[bool, int], _Recording] = {}
 
     def take(
@@ -159,14 +162,15 @@ class Step:
         return list(zip(inputs, targets, strict=True))
 
     def _fits(self) -> bool:
-        """Do the work; False where memory is short, and nothing has changed."""
-        self._stepped = False
+        """Do the work; False where memory is short on any rank, and nothing has changed."""
         try:
-            self._work()
+            self._gradients()
+            enough = True
         except torch.OutOfMemoryError:
-            if self._stepped:
-                raise
+            enough = False
+        if not self.ranks.all(enough, self.device):
             return False
+        self._descend()
         return True
 
     def _shrink(self) -> None:
@@ -186,7 +190,7 @@ class Step:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _work(self) -> None:
+    def _gradients(self) -> None:
         batches = self._micro_batches()
         self.engine.begin(self._number, len(batches))
         losses = []
@@ -197,18 +201,20 @@ class Step:
                 loss = loss * (len(inputs) / sum(len(side) for side, _ in batches))
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        clip = self._clip()
-        self._stepped = True
+        self.loss.copy_(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+
+    def _descend(self) -> None:
+        dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.ranks.average_all([*dense, self.loss])
+        clip = self._clip(dense)
         self.optimizer.step()
         sizes = self.engine.step(self._maskable_lr, clip, self._measured_age)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss.copy_(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         if sizes is not None:
             torch.stack([sizes.newborn, sizes.kept], out=self.sizes)
 
-    def _clip(self) -> Tensor:
+    def _clip(self, dense: list[Tensor]) -> Tensor:
         """Clip gradients outside the engine by the global norm over all active weights; returns the factor."""
-        dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = [torch.nn.utils.get_total_norm(dense), self.engine.gradient_norm()]
         norm = torch.linalg.vector_norm(torch.stack([norm for norm in norms if norm is not None]))
         factor: Tensor = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0)
@@ -220,5 +226,6 @@ class Step:
         graph = torch.cuda.CUDAGraph()
         pool = next((kept.graph.pool() for kept in self._recordings.values()), None)
         with torch.cuda.graph(graph, pool=pool, stream=torch.cuda.current_stream()):
-            self._work()
+            self._gradients()
+            self._descend()
         return _Recording(graph, list(self.engine.dense))

@@ -53,7 +53,7 @@ def run_warm(arguments: list[str]) -> int | None:
         does the work itself.
     """
     run = os.environ.get(RUN_VARIABLE)
-    if run is None or FORKED_VARIABLE in os.environ:
+    if run is None or FORKED_VARIABLE in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's own children
         return None
     try:
         connection = _connect(run)

@@ -1,0 +1,84 @@
+"""The ranks that train one cell: processes that torchrun has started, each with its own device and its own part of
+every batch.
+
+Weights, optimizer and masks are the same on all ranks; gradients are averaged, of maskable matrices the active parts
+only. A checkpoint therefore fits any number of ranks.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This rank, from 0, of so many."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Does this rank write, for all?"""
+        return self.rank == 0
+
+    def average(self, tensor: Tensor) -> None:
+        """Average over all ranks, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+            tensor /= self.size
+
+    def average_all(self, tensors: Sequence[Tensor]) -> None:
+        """The same for several tensors of one type, in one exchange."""
+        if self.size > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            self.average(flat)
+            for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def all(self, here: bool, device: torch.device) -> bool:
+        """Is it so on all ranks?"""
+        if self.size == 1:
+            return here
+        failed = torch.tensor(0 if here else 1, device=device)
+        distributed.all_reduce(failed)
+        return not bool(failed)
+
+    def agree(self, what: str, value: object) -> None:
+        """Raise unless all ranks have the same value."""
+        if self.size == 1:
+            return
+        values: list[object] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        if any(other != values[0] for other in values):
+            raise RuntimeError(f"ranks differ in {what}: {values}")
+
+    def wait(self) -> None:
+        """For all ranks to come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+
+
+def launched() -> bool:
+    """Has torchrun, or another launcher, started this process as one of several?"""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """This process among the ranks that it was launched with, for as long as the block runs."""
+    if not launched():
+        yield ALONE
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
