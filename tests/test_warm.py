@@ -370,6 +370,21 @@ def test_killed_clients_and_workers_harm_no_other_cell(with_gpus: Run, cells: li
     wait_for(lambda: workers(with_gpus) == [])
 
 
+def test_a_client_that_hangs_up_at_once_harms_no_other(with_gpus: Run, cells: list[Path]) -> None:
+    """Its worker may be killed with the job unread, or between two jobs."""
+    assert train(with_gpus, cells[0], "--device", "cpu").wait(timeout=120) == 0
+    server = with_gpus.server()
+    job = {"arguments": ["train", "x"], "directory": "/", "environment": {"BIG": "x" * 300_000}}
+    message = json.dumps(job).encode()
+    for _ in range(30):
+        with socket.socket(socket.AF_UNIX) as hasty:
+            hasty.connect(str(with_gpus.address))
+            socket.send_fds(hasty, [len(message).to_bytes(8, "big")], [0, 1, 2])
+            hasty.sendall(message)
+    assert train(with_gpus, cells[1], "--device", "cpu").wait(timeout=120) == 0
+    assert with_gpus.server() == server
+
+
 def test_workers_end_with_the_run(with_gpus: Run, cells: list[Path]) -> None:
     assert train(with_gpus, cells[0], "--device", "cpu").wait(timeout=120) == 0
     server, (worker,) = with_gpus.server(), workers(with_gpus)

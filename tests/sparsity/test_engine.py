@@ -1,8 +1,10 @@
 """What must hold for every method, shape, block and density; and that nothing but the seed and the tensors decides."""
 
+import gc
 import io
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -407,6 +409,25 @@ def test_each_layer_has_one_gradient_a_step() -> None:
     run.loss(2).backward()
     with pytest.raises(RuntimeError, match="a gradient more than begin\\(\\) was told of"):
         run.loss(2).backward()
+
+
+def test_an_engine_that_is_no_longer_used_is_freed() -> None:
+    run = Run("rigl")
+    run.step(1)
+    kept, alive = run.weights, weakref.ref(run.engine)
+    del run
+    gc.collect()
+    assert alive() is None
+    assert kept
+
+
+def test_a_second_step_needs_a_second_gradient() -> None:
+    run = Run("static")
+    run.engine.begin(1)
+    run.loss(1).backward()
+    run.engine.step(0.1)
+    with pytest.raises(RuntimeError, match="no gradient since begin"):
+        run.engine.step(0.1)
 
 
 @pytest.mark.parametrize("name", ["static", "rigl", "momentum"])

@@ -19,6 +19,7 @@ from functools import partial
 from hashlib import sha256
 from math import floor
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ class SparseEngine:
             self._share_weights(dtype)
         for number, layer in enumerate(self.layers):
             layer.weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                partial(self._take, number)
+                partial(_taker, ref(self), number)
             )
 
     @property
@@ -178,6 +179,7 @@ class SparseEngine:
             return None
         self._finish_gradients()
         sizes = self.optimizer.step(lr, clip, measured_age)
+        self._taken, self._finished = [0 for _ in self.layers], False  # in the gradients' place are weights now
         if self._weights is not None:
             assert self._ids is not None
             self._weights.index_copy_(0, self._ids, self.optimizer.gradient)
@@ -306,6 +308,7 @@ class SparseEngine:
             device = layer.weight.device
             self.memories[number] = {k: v.to(device, copy=True) for k, v in state["memories"][layer.name].items()}
         self._places = self._slices()
+        self.layout += 1
         if self._ids is not None:
             self._ids = places(masks(self.layers), sum(layer.active for layer in self.layers))
         self.optimizer.load_state_dict(state["optimizer"])
@@ -539,6 +542,13 @@ class SparseEngine:
     def _draws(self, purpose: str, step: int, counts: dict[str, int], device: torch.device) -> Draws:
         """A stream of its own for each purpose, step and layer: no draw shifts another."""
         return Draws({f"{self.seed}/{purpose}/{step}/{name}": count for name, count in counts.items()}, device)
+
+
+def _taker(engine: "ref[SparseEngine]", number: int, weight: Tensor) -> None:
+    """A hook that holds no engine: Python cannot free what holds itself through a parameter's hook."""
+    alive = engine()
+    if alive is not None:
+        alive._take(number, weight)
 
 
 def _check_weight(name: str, weight: Tensor, block: tuple[int, int]) -> None:

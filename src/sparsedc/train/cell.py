@@ -43,8 +43,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     torch.set_num_threads(threads)
-    if chosen.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(chosen.type == "cpu")
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
     with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
         last = time.monotonic()

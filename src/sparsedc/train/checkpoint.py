@@ -56,7 +56,9 @@ def load_checkpoint(work: Path, device: torch.device, identity: dict[str, str]) 
         return None
     if state["identity"] != identity:
         warnings.warn(
-            SparsedcWarning(f"{path} is of other tokens, another torch or another sparsedc; training starts over"),
+            SparsedcWarning(
+                f"{path} is of other tokens, another torch or sparsedc, or another kind of device; training starts over"
+            ),
             stacklevel=2,
         )
         return None

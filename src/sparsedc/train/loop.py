@@ -220,6 +220,7 @@ def train_cell(
         "train": train.sha256,
         "held_out": validation.sha256,
         "torch": str(torch.__version__),
+        "device": device.type,  # optimizers keep other state on a GPU
         "format": CHECKPOINT_FORMAT,
     }
     state = load_checkpoint(work, device, identity)
@@ -248,6 +249,7 @@ def train_cell(
     trainer.engine.check()
     if not ranks.leads:
         return None
+    trainer.work.forget()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # training's cache is of other sizes than evaluation's
     evaluated = None if diverged else evaluate(trainer.model, validation, spec)

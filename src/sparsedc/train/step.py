@@ -156,6 +156,10 @@ class Step:
         recording.graph.replay()
         self.engine.dense = list(recording.dense)
 
+    def forget(self) -> None:
+        """Free what recordings hold; another step would record anew."""
+        self._recordings.clear()
+
     def _micro_batches(self) -> list[tuple[Tensor, Tensor]]:
         assert self._batch is not None
         inputs, targets = (torch.chunk(side, self.parts) for side in self._batch)

@@ -35,6 +35,7 @@ from typing import TypedDict
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 STREAMS = (0, 1, 2)
+PATIENCE = 5.0  # seconds for a client to say what it wants
 
 
 class Job(TypedDict):
@@ -111,10 +112,12 @@ class Worker:
     Attributes:
         gpu: what CUDA_VISIBLE_DEVICES says to it.
         channel: through which it gets jobs, and says when one is done.
+        leaves: it has been told to end, or has; it gets no other job.
     """
 
     gpu: str
     channel: socket.socket
+    leaves: bool = False
 
 
 class Server:
@@ -160,11 +163,13 @@ class Server:
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
+        client.settimeout(PATIENCE)  # with one that stops half-way nobody else waits for long
         try:
             job, streams = _receive(client)
         except (OSError, ValueError):  # it was killed before it had said what it wants
             client.close()
             return
+        client.settimeout(None)
         if self.gpus and job["arguments"][:1] == ["train"]:
             child = self._worker(client, streams)
             with contextlib.suppress(OSError):  # it has just died, and its end will be told
@@ -199,7 +204,7 @@ class Server:
         at_work = {gpu: [child for child in self.jobs if self._gpu(child) == gpu] for gpu in self.gpus}
         gpu = min(self.gpus, key=lambda gpu: len(at_work[gpu]))
         for child in self.workers:
-            if child not in self.jobs and self._gpu(child) == gpu:
+            if child not in self.jobs and self._gpu(child) == gpu and not self.workers[child].leaves:
                 return child
         ours, theirs = socket.socketpair()
 
@@ -220,9 +225,14 @@ class Server:
 
     def _finished(self, child: int) -> None:
         """A worker has done its job, or has ended, which `_reap` sees to."""
-        if self.workers[child].channel.recv(1):
+        try:
+            done = self.workers[child].channel.recv(1)
+        except OSError:  # killed before it had read its job
+            done = b""
+        if done:
             self._tell(child, 0)
         else:
+            self.workers[child].leaves = True
             self.selector.unregister(self.workers[child].channel)
 
     def _tell(self, child: int, code: int) -> None:
@@ -241,6 +251,8 @@ class Server:
         for child, known in self.jobs.items():
             if known is client:
                 self.selector.unregister(known)
+                if child in self.workers:
+                    self.workers[child].leaves = True
                 os.kill(child, signal.SIGTERM)
 
     def _reap(self) -> None:
@@ -325,6 +337,14 @@ def _send(connection: socket.socket, job: Job, streams: list[int]) -> None:
     connection.sendall(message)
 
 
+def _read(connection: socket.socket, count: int) -> bytes:
+    """So many bytes, or fewer where the other side has gone; a signal cuts even a read that waits for all short."""
+    said = b""
+    while len(said) < count and (more := connection.recv(count - len(said))):
+        said += more
+    return said
+
+
 def _receive(connection: socket.socket) -> tuple[Job, list[int]]:
     """A job and the client's standard streams.
 
@@ -333,7 +353,8 @@ def _receive(connection: socket.socket) -> tuple[Job, list[int]]:
     """
     header, streams, _, _ = socket.recv_fds(connection, 8, len(STREAMS))
     try:
-        job: Job = json.loads(connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+        header += _read(connection, 8 - len(header))
+        job: Job = json.loads(_read(connection, int.from_bytes(header, "big")))
     except (OSError, ValueError):
         for stream in streams:
             os.close(stream)
