@@ -309,7 +309,7 @@ class Spec(Section):
                 )  # fmt: skip
 
     def _births(self, chosen: Growing) -> Iterator[int]:
-        """How many blocks each topology update grows in each layer, as `SparseEngine._births` counts them."""
+        """How many blocks each topology update grows in each layer."""
         blocks = {
             name: rows * columns // self._area for name, (rows, columns) in model.maskable_shapes(self.shape).items()
         }
@@ -317,7 +317,7 @@ class Spec(Section):
         for step in self.topology.update_steps:
             fraction, targets = self.topology.drop_fraction_at(step), self.block_counts_at(step)
             for name, target in targets.items():
-                yield min(floor(fraction * target), blocks[name] - (target if chosen.takes_back else before[name]))
+                yield chosen.births(fraction, blocks[name], before[name], target)
             before = targets
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from math import floor
 from typing import Any
 from weakref import ref
 
@@ -358,9 +357,8 @@ class SparseEngine:
         """How many blocks the update at `step` grows in a layer."""
         if not isinstance(self.method, Growing):
             return 0
-        target = self._counts(step)[layer.name]
-        free = layer.blocks.count - (target if self.method.takes_back else layer.active)
-        return min(floor(self.schedule.drop_fraction_at(step) * target), free)
+        fraction, target = self.schedule.drop_fraction_at(step), self._counts(step)[layer.name]
+        return self.method.births(fraction, layer.blocks.count, layer.active, target)
 
     def _batches(self) -> list[range]:
         """Numbers of layers that follow one another and are updated together."""

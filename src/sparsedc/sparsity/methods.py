@@ -8,6 +8,7 @@ tensors' own operations, so this module imports no torch and a study can be chec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsedc.errors import InputError
@@ -67,6 +68,12 @@ class Growing(Dropping, ABC):
 
     grows = True
     takes_back: ClassVar[bool] = True
+
+    def births(self, drop_fraction: float, blocks: int, active: int, target: int) -> int:
+        """How many blocks an update grows in a layer of `blocks`, of which `active` are active before it and `target`
+        after it: the fraction of these, rounded down, and no more than there are to choose from."""
+        free = blocks - (target if self.takes_back else active)
+        return min(floor(drop_fraction * target), free)
 
     def observe(self, memory: Memory, gradient: Tensor, inactive: Tensor, births: int) -> None:
         """Look at a step's gradient, at each step of a window longer than 1. By default, nothing is remembered.
