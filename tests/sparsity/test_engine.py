@@ -421,6 +421,18 @@ def test_an_engine_that_is_no_longer_used_is_freed() -> None:
     assert kept
 
 
+def test_weights_that_leave_the_shared_memory_are_refused() -> None:
+    """They would stop training without a word."""
+    run = Run("static")
+    run.step(1)
+    weight = run.weights["gate"]
+    weight.data.copy_(weight.data.clone())  # in place it may change
+    run.step(2)
+    weight.data = weight.data.clone()
+    with pytest.raises(RuntimeError, match="gate has left the memory"):
+        run.step(3)
+
+
 def test_a_second_step_needs_a_second_gradient() -> None:
     run = Run("static")
     run.engine.begin(1)

@@ -161,7 +161,16 @@ class SparseEngine:
 
         Sums are float32; while they last they cost 4 bytes an active weight more, and at steps at which the method
         looks, dense gradients stay until the last part has come.
+
+        Raises:
+            RuntimeError: somebody has given a layer other memory, in which it would no longer train.
         """
+        if self._weights is not None:
+            place = self._weights.data_ptr()
+            for layer in self.layers:
+                if layer.weight.data_ptr() != place:
+                    raise RuntimeError(f"{layer.name} has left the memory that layers share; change weights in place")
+                place += layer.weight.nbytes
         if step != self._step:
             self._observed.clear()
         self._parts, self._taken = parts, [0 for _ in self.layers]
