@@ -1,13 +1,14 @@
-"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, several a GPU, and as one
-process a cell.
+"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, side by side on a GPU, and
+as one process a cell.
 
     python benchmarks/grid_throughput.py --at-once 8 --steps 300
     python benchmarks/grid_throughput.py --cells 6 --sizes 13k --steps 4 --batch-tokens 512 --at-once 2   # on a CPU
 
 A grid of --cells cells over sizes, densities (1 and 0.25, `rigl`) and seeds on random tokens, trained and evaluated by
-`sparsedc train` as Snakemake calls it: first by one process a cell, one after another, then by one process a cell,
---at-once of them side by side, then by workers. The first takes only --alone cells, since it is slow. Compilation
-caches are empty at first and shared by all. Prints cells an hour and the ratios.
+`sparsedc train` as Snakemake calls it. Every shape is first trained once, so that compilation caches are warm for all
+ways. Then: one process a cell, one after another (of --alone cells, since it is slow) and --at-once side by side;
+workers, one cell at once, --at-once without MPS, and with it. Each way starts its workers anew. Prints cells an hour
+and ratios.
 """
 
 import hashlib
@@ -62,41 +63,48 @@ def main(
         (folder / "specs").mkdir()
         for cell in chosen:
             (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
-        cold = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
-        cold.pop(RUN_VARIABLE, None)
-        warm = {**cold, RUN_VARIABLE: f"{os.getpid()} {time.time()}"}
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        environment.pop(RUN_VARIABLE, None)
 
-        def hourly(environment: dict[str, str], some: list[str], width: int, out: str) -> float:
-            def train(cell: str) -> None:
-                command = [sys.executable, "-c", "from sparsedc.cli import main; main()", "train"]
-                where = [
-                    "--tokens",
-                    folder / "tokens",
-                    "--out",
-                    folder / out / cell,
-                    "--work",
-                    folder / "work" / out / cell,
-                ]
-                subprocess.run(
-                    [*command, str(folder / "specs" / f"{cell}.json"), *map(str, where)],
-                    check=True, env=environment, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+        def hourly(way: str, some: list[str], width: int, workers: bool = False, **variables: str) -> float:
+            """Cells an hour; workers belong to a run of their own, and end with it."""
+            with subprocess.Popen(["sleep", "3600"]) as run:
+                if workers:
+                    variables[RUN_VARIABLE] = f"{run.pid} {time.time()}"
 
-            begin = time.perf_counter()
-            with ThreadPoolExecutor(width) as pool:
-                list(pool.map(train, some))
-            rate = len(some) / (time.perf_counter() - begin) * 3600
-            print(
-                json.dumps({"way": out, "at_once": width, "cells": len(some), "cells_per_hour": round(rate)}),
-                flush=True,
-            )
-            return rate
+                def train(cell: str) -> None:
+                    command = [sys.executable, "-c", "from sparsedc.cli import main; main()", "train"]
+                    spec, out, work = folder / "specs" / f"{cell}.json", folder / "out" / way / cell, folder / "work"
+                    trained = subprocess.run(
+                        [*command, spec, "--tokens", folder / "tokens", "--out", out, "--work", work / way / cell],
+                        env=environment | variables, stderr=subprocess.PIPE, text=True,
+                    )  # fmt: skip
+                    if trained.returncode:
+                        raise RuntimeError(f"{cell} failed:\n{trained.stderr}")
+
+                begin = time.perf_counter()
+                with ThreadPoolExecutor(width) as pool:
+                    list(pool.map(train, some))
+                seconds = time.perf_counter() - begin
+                run.kill()
+            rows = [json.loads(path.read_text())["row"] for path in (folder / "out" / way).glob("*/metrics.json")]
+            result = {
+                "way": way, "at_once": width, "cells": len(some), "cells_per_hour": round(len(some) / seconds * 3600),
+                "seconds": round(seconds, 1), "seconds_in_training": round(sum(row["seconds"] for row in rows), 1),
+            }  # fmt: skip
+            print(json.dumps(result), flush=True)
+            return len(some) / seconds * 3600
 
         names = [cell.id for cell in chosen]
-        one = hourly(cold, names[:alone], 1, "process a cell, alone")
-        side = hourly(cold, names, at_once, "process a cell, side by side")
-        ours = hourly(warm, names, at_once, "workers")
+        shapes = {(cell.spec.size, cell.spec.density): cell.id for cell in chosen}
+        hourly("first of each shape", list(shapes.values()), at_once)
+        one = hourly("a process a cell, alone", names[:alone], 1)
+        side = hourly("a process a cell, side by side", names, at_once)
+        single = hourly("workers, one at once", names[: 2 * alone], 1, workers=True)
+        turns = hourly("workers, without MPS", names, at_once, workers=True, CUDA_MPS_PIPE_DIRECTORY="none")
+        ours = hourly("workers", names, at_once, workers=True)
     print(f"workers over a process a cell: {ours / one:.2f} alone, {ours / side:.2f} side by side")
+    print(f"{at_once} at once over one: {ours / single:.2f}; without MPS {turns / single:.2f}")
 
 
 def write_tokens(folder: Path, tokens: int) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from sparsedc.config import Shape
 from sparsedc.evaluate import held_out, token_losses
 from sparsedc.model import build_model
+from sparsedc.train.step import Loss
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 33, 70])
@@ -18,7 +19,15 @@ def test_loss_is_the_mean_over_every_token(count, batch):
     """Also at lengths that no sequence divides, where batch means would differ from the token mean."""
     model = build_model(Shape(width=16, depth=2, heads=2, ffn=32), 50, 16, init_std=0.3, seed=0)
     ids = np.random.default_rng(count).integers(1, 50, count).astype(np.uint16)
-    losses = token_losses(model, ids, 16, eod=0, batch_sequences=batch, autocast=None)
+    shapes = set()
+
+    def of_batch(inputs, targets):
+        shapes.add(inputs.shape)
+        with torch.no_grad():
+            return Loss(model, compiled=False).of_tokens(inputs, targets)
+
+    losses = token_losses(of_batch, ids, 16, eod=0, batch_sequences=batch, device=torch.device("cpu"))
+    assert shapes == {(batch, 16)}  # others would be compiled anew
 
     expected = []
     for place in range(count):
@@ -29,7 +38,6 @@ def test_loss_is_the_mean_over_every_token(count, batch):
         expected.append(functional.cross_entropy(logits, torch.tensor(int(ids[place]))).item())
     assert losses.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert held_out(losses, np.arange(count)).loss == pytest.approx(sum(expected) / count, rel=1e-5)
-    assert model.training
 
 
 def test_standard_error_is_that_of_a_bootstrap_over_documents():

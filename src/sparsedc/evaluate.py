@@ -4,14 +4,16 @@ Not a mean of batch means, and no token left out: the tail shorter than a sequen
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+from torch import Tensor
 
 from sparsedc.train.batches import windows
+from sparsedc.train.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -24,40 +26,34 @@ class HeldOut:
 
 
 def token_losses(
-    model: torch.nn.Module,
+    of_batch: Callable[[Tensor, Tensor], Tensor],
     ids: NDArray[np.unsignedinteger],
     sequence_length: int,
     eod: int,
     batch_sequences: int,
-    autocast: torch.dtype | None,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:
     """Loss of every token in turn, in nats, shape (tokens,).
 
     Each sequence of `sequence_length` targets is predicted on its own, as in training: a token sees at most
-    that many tokens before it. `autocast` is the dtype of the forward pass's matrix products, None for fp32.
+    that many tokens before it.
+
+    Args:
+        of_batch: loss of every token of inputs and targets, int64 [batch_sequences, sequence_length] always: what is
+            missing from the last batch is filled with tokens whose losses are dropped.
+        ranks: that share the batches.
     """
-    device = next(model.parameters()).device
-    inputs, targets = windows(ids, sequence_length, eod)
-    pieces = [
-        (inputs[i : i + batch_sequences], targets[i : i + batch_sequences])
-        for i in range(0, len(inputs), batch_sequences)
-    ]
-    tail = np.asarray(ids[targets.size :], dtype=np.int64)
-    if len(tail):
-        before = ids[targets.size - 1] if targets.size else eod
-        pieces.append((np.concatenate([[before], tail[:-1]])[None], tail[None]))
-    was_training = model.training
-    model.eval()
-    losses = []
-    with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-        for x, y in pieces:
-            logits = model(torch.from_numpy(x).to(device)).logits
-            flat = functional.cross_entropy(
-                logits.flatten(0, 1).float(), torch.from_numpy(y).to(device).flatten(), reduction="none"
-            )
-            losses.append(flat)
-    model.train(was_training)
-    return torch.cat(losses).cpu().numpy()
+    batches = -(-len(ids) // (batch_sequences * sequence_length))
+    filled = np.full(batches * batch_sequences * sequence_length, eod, dtype=np.int32)
+    filled[: len(ids)] = ids
+    inputs, targets = (torch.from_numpy(side) for side in windows(filled, sequence_length, eod))
+    losses = torch.zeros(targets.shape, device=device)
+    for batch in range(ranks.rank, batches, ranks.size):
+        rows = slice(batch * batch_sequences, (batch + 1) * batch_sequences)
+        losses[rows] = of_batch(inputs[rows].to(device), targets[rows].to(device))
+    ranks.sum(losses)
+    return losses.flatten()[: len(ids)].cpu().numpy()
 
 
 def held_out(losses: NDArray[np.float32], document: NDArray[np.integer]) -> HeldOut:

@@ -85,39 +85,37 @@ def adamw_(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _softmax_gradient(  # type: ignore[no-untyped-def]
-    logits, targets, losses, columns, scale, BLOCK: tl.constexpr
+def _softmax(  # type: ignore[no-untyped-def]
+    logits, targets, losses, columns, scale, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """A row stays in registers between the two uses that its gradient makes of it: memory is read and written once."""
     row = tl.program_id(0).to(tl.int64)
     here, target = logits + row * columns, tl.load(targets + row)
-    of_target = tl.load(here + target).to(tl.float32)
-    top, total = -float("inf"), 0.0
-    for start in range(0, columns, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        x = tl.load(here + i, i < columns, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, tl.max(x))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher))
-        top = higher
-    normalizer = top + tl.log(total)
-    tl.store(losses + row, normalizer - of_target)
-    for start in range(0, columns, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        x = tl.load(here + i, i < columns, other=0).to(tl.float32)
-        gradient = (tl.exp(x - normalizer) - tl.where(i == target, 1.0, 0.0)) * scale
+    i = tl.arange(0, BLOCK)
+    x = tl.load(here + i, i < columns, other=-float("inf")).to(tl.float32)
+    top = tl.max(x)
+    powers = tl.exp(x - top)
+    total = tl.sum(powers)
+    tl.store(losses + row, top + tl.log(total) - tl.sum(tl.where(i == target, x, 0.0)))
+    if GRADIENT:
+        gradient = (powers / total - tl.where(i == target, 1.0, 0.0)) * scale
         tl.store(here + i, gradient.to(logits.dtype.element_ty), i < columns)
 
 
-def softmax_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of each row, float32 [rows], and in place of `logits` the gradient of their sum times `scale`.
+def cross_entropy(logits: Tensor, targets: Tensor, gradient_scale: float | None = None) -> Tensor:
+    """Cross-entropy of each row, float32 [rows].
 
     Args:
         logits: [rows, columns], contiguous.
         targets: [rows], int64.
+        gradient_scale: puts the gradient of the losses' sum, times this, in place of `logits`.
     """
     rows, columns = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
+    block = triton.next_power_of_2(columns)
     with torch.cuda.device(logits.device):
-        _softmax_gradient[(rows,)](
-            logits, targets, losses, columns, scale, BLOCK=min(8192, triton.next_power_of_2(columns)), num_warps=8
-        )
+        _softmax[(rows,)](
+            logits, targets, losses, columns, gradient_scale or 0.0, GRADIENT=gradient_scale is not None, BLOCK=block,
+            num_warps=max(1, min(32, block // 512)),
+        )  # fmt: skip
     return losses

@@ -12,11 +12,12 @@ from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.train import loop
-from sparsedc.train.cell import _device
+from sparsedc.train.cell import _device, run_cell
 from sparsedc.train.checkpoint import exclusive
 from sparsedc.train.loop import train_cell
 
 CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture
@@ -310,6 +311,17 @@ def test_vocabulary_of_the_tokens_must_fit(train, make_spec):
 def test_budget_must_fit(train, make_spec):
     with pytest.raises(InputError, match=r"4,?096"):
         train(make_spec(unique_tokens=8192))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu), pytest.param(None, marks=needs_gpu)])
+def test_a_cell_from_its_files_to_its_metrics(device, cell, write_spec, token_folder, tmp_path):
+    path, out = write_spec(cell("rigl")), tmp_path / "out"
+    run_cell(path, out, token_folder, tmp_path / "work", device, threads=1)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["row"]["status"] == "ok"
+    assert metrics["row"]["val_loss"] < math.log(96)
+    assert metrics["held_out_tokens"] == 1000
+    assert metrics["row"]["device"].startswith("cpu" if device == "cpu" else "NVIDIA")
 
 
 @pytest.mark.parametrize("visible", ["1", "0,1", "GPU-8f1c"])

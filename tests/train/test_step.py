@@ -1,5 +1,7 @@
 """The step that is compiled and recorded against the plain one, and the loss against transformers' own."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -138,7 +140,7 @@ def test_cross_entropy_without_logits(vocabulary: int, at_once: int, monkeypatch
         dtype = torch.float64 if name == "exact" else torch.float32
         h, w = (x.to("cuda", dtype).requires_grad_() for x in (hidden, weight))
         with torch.autocast("cuda", torch.bfloat16, enabled=name != "exact"):
-            call = head.LinearCrossEntropy.apply if name == "ours" else head.linear_cross_entropy
+            call = head.LinearCrossEntropy.apply if name == "ours" else head.plain_cross_entropy
             loss = call(h, w, targets.cuda())
         (3 * loss).backward()
         assert h.grad is not None
@@ -160,3 +162,32 @@ def test_a_recorded_cell_resumes() -> None:
             second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second.losses, straight.losses, rtol=1e-2, atol=0)
     assert [update.step for update in second.updates] == [update.step for update in straight.updates]
+
+
+@needs_gpu
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_recorded_evaluation_is_the_plain_one(recomputes: bool) -> None:
+    device = torch.device("cuda")
+    trainer = Trainer.start(cell("rigl"), device)
+    trainer.work.forward.recomputes = recomputes
+    for number in range(1, 21):
+        trainer.take_step(*batch(number, "cuda"))
+    for number in (100, 101):
+        inputs, targets = batch(number, "cuda")
+        found = trainer.work.losses_of(inputs, targets)
+        logits = copy.deepcopy(trainer.model).double()(inputs).logits
+        expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        torch.testing.assert_close(found.flatten().double(), expected.detach(), rtol=0.03, atol=0.03)
+        torch.testing.assert_close(found.double().mean(), expected.detach().mean(), rtol=1e-3, atol=0)
+
+
+@needs_gpu
+def test_losses_of_tokens_without_logits() -> None:
+    """Their mean is the loss that is trained."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=generator, device="cuda") for n in (200, 4099))
+    targets = torch.randint(4099, (200,), generator=generator, device="cuda")
+    each = head.linear_cross_entropies(hidden, weight, targets)
+    expected = functional.cross_entropy((hidden.bfloat16() @ weight.bfloat16().T).float(), targets, reduction="none")
+    torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-5)
+    assert each.mean().equal(head.LinearCrossEntropy.apply(hidden, weight, targets))

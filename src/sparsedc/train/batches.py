@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 
-def windows(ids: NDArray[np.unsignedinteger], length: int, eod: int) -> tuple[Ids, Ids]:
+def windows(ids: NDArray[np.integer], length: int, eod: int) -> tuple[Ids, Ids]:
     """Cut tokens into sequences for next-token prediction; a tail shorter than `length` is left out.
 
     Args:

@@ -78,10 +78,9 @@ def _device(name: str | None) -> torch.device:
                 "CUDA_VISIBLE_DEVICES", visible, "names a GPU, and PyTorch finds none",
                 "Correct it (behind an MPS daemon, devices count from 0), unset it, or pass `--device cpu`.",
             )  # fmt: skip
-        return torch.device("cuda" if available else "cpu")
+        return torch.device("cuda:0" if available else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its index, where the name has none
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", name, f"cannot be used ({error})", "Use cpu, cuda or cuda:N.") from error
     return device

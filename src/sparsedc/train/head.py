@@ -4,6 +4,7 @@ Gradients are made in the forward pass, a stretch of tokens at a time, in place 
 (Hsu et al. 2024, arXiv 2410.10989).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,15 +25,14 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        from sparsedc.kernels import softmax_gradient_  # Triton comes with torch's CUDA builds only
+        from sparsedc.kernels import cross_entropy  # Triton comes with torch's CUDA builds only
 
         with torch.autocast("cuda", enabled=False):
-            states, matrix = hidden.bfloat16(), weight.bfloat16()
-            tokens = max(1, LOGITS_AT_ONCE // len(weight))
+            matrix = weight.bfloat16()
             losses, of_hidden, of_weight = [], [], None
-            for part, target in zip(torch.split(states, tokens), torch.split(targets, tokens), strict=True):
+            for part, target in _stretches(hidden.bfloat16(), matrix, targets):
                 logits = part @ matrix.T
-                losses.append(softmax_gradient_(logits, target, 1 / len(hidden)))
+                losses.append(cross_entropy(logits, target, gradient_scale=1 / len(hidden)))
                 of_hidden.append(logits @ matrix)
                 product = logits.T @ part
                 of_weight = product.to(weight.dtype) if of_weight is None else of_weight.add_(product)
@@ -45,6 +45,21 @@ class LinearCrossEntropy(torch.autograd.Function):
         return of_hidden * gradients[0], of_weight * gradients[0], None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropies(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """What `LinearCrossEntropy` is the mean of, [tokens], float32, without gradients."""
+    from sparsedc.kernels import cross_entropy
+
+    with torch.no_grad(), torch.autocast("cuda", enabled=False):
+        matrix = weight.bfloat16()
+        parts = _stretches(hidden.bfloat16(), matrix, targets)
+        return torch.cat([cross_entropy(part @ matrix.T, target) for part, target in parts])
+
+
+def _stretches(states: Tensor, matrix: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    tokens = max(1, LOGITS_AT_ONCE // len(matrix))
+    return zip(torch.split(states, tokens), torch.split(targets, tokens), strict=True)
+
+
+def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """The same by PyTorch's own operations, in whatever type autocast says."""
-    return functional.cross_entropy(functional.linear(hidden, weight).float(), targets)
+    return functional.cross_entropy(functional.linear(hidden, weight).float(), targets, reduction=reduction)

@@ -35,7 +35,7 @@ from sparsedc.train.step import Step
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
 CHECKPOINT_FORMAT = "2"  # rises when the state of a cell is kept in another form
-EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation: 256 MiB in fp32, whatever the vocabulary
+EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation that is not compiled: 256 MiB in fp32
 CURVE_POINTS = 200  # of the training curve that is kept
 RATIO_STEPS = 16  # after a topology update, in which the updates of grown weights are measured
 AROUND = range(-8, 33)  # steps from a topology update, whose losses are kept
@@ -247,20 +247,22 @@ def train_cell(
                     save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
                 saved = now
     trainer.engine.check()
-    if not ranks.leads:
-        return None
     trainer.work.forget()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # training's cache is of other sizes than evaluation's
-    evaluated = None if diverged else evaluate(trainer.model, validation, spec)
-    return metrics(trainer, evaluated, train, validation)
+    evaluated = None if diverged else evaluate(trainer, validation)
+    return metrics(trainer, evaluated, train, validation) if ranks.leads else None
 
 
-def evaluate(model: torch.nn.Module, tokens: Tokens, spec: Spec) -> HeldOut:
+def evaluate(trainer: Trainer, tokens: Tokens) -> HeldOut:
     """Held-out loss over every token of a split."""
-    device = next(model.parameters()).device
+    spec, work = trainer.spec, trainer.work
     batch = max(1, EVALUATION_LOGITS // (spec.vocab_size * spec.sequence_length))
-    losses = token_losses(model, tokens.ids, spec.sequence_length, tokens.eod, batch, autocast_dtype(device))
+    if work.fast and work.micro_batch_sequences:
+        batch = work.micro_batch_sequences
+    losses = token_losses(
+        work.losses_of, tokens.ids, spec.sequence_length, tokens.eod, batch, work.device, work.ranks
+    )  # fmt: skip
     return held_out(losses, tokens.document_ids())
 
 

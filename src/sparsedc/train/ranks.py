@@ -26,10 +26,15 @@ class Ranks:
         """Does this rank write, for all?"""
         return self.rank == 0
 
+    def sum(self, tensor: Tensor) -> None:
+        """Sum over all ranks, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+
     def average(self, tensor: Tensor) -> None:
         """Average over all ranks, in place."""
         if self.size > 1:
-            distributed.all_reduce(tensor)
+            self.sum(tensor)
             tensor /= self.size
 
     def average_all(self, tensors: Sequence[Tensor]) -> None:

@@ -7,6 +7,7 @@ Topology updates stay outside and write into the same tensors.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
-from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropy
+from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropies, plain_cross_entropy
 from sparsedc.train.ranks import ALONE, Ranks
 
 MICRO_BATCH_TOKENS = 4096  # a GPU idles with fewer: before that, activations are recomputed
@@ -38,15 +39,25 @@ class Loss:
         self.body, self.weight = model.model, model.lm_head.weight
         self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
         self.norm: Callable[[Tensor], Tensor] = self.body.norm
-        self.cross_entropy: Callable[..., Tensor] = linear_cross_entropy
+        self.cross_entropy: Callable[..., Tensor] = plain_cross_entropy
+        self.cross_entropies: Callable[..., Tensor] = partial(plain_cross_entropy, reduction="none")
         if compiled:
             torch._dynamo.config.recompile_limit = COMPILED_SHAPES
             self.layers = [torch.compile(layer, dynamic=False) for layer in self.layers]
             self.norm = torch.compile(self.norm, dynamic=False)
-            self.cross_entropy = LinearCrossEntropy.apply
+            self.cross_entropy, self.cross_entropies = LinearCrossEntropy.apply, linear_cross_entropies
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Of token ids, each [sequences, sequence length]."""
+        return self.cross_entropy(self._hidden(inputs), self.weight, targets.flatten())
+
+    def of_tokens(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each token, [sequences, sequence length], by the same forward pass and without gradients."""
+        hidden = self._hidden(inputs).detach()  # nothing else holds activations, which are freed with the graph
+        return self.cross_entropies(hidden, self.weight, targets.flatten()).view_as(targets)
+
+    def _hidden(self, inputs: Tensor) -> Tensor:
+        """What the head multiplies, [tokens, width]."""
         hidden = self.body.embed_tokens(inputs)
         positions = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(0)
         rotary = self.body.rotary_emb(hidden, position_ids=positions)
@@ -58,7 +69,7 @@ class Loss:
                 )  # fmt: skip
             else:
                 hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-        return self.cross_entropy(self.norm(hidden).flatten(0, 1), self.weight, targets.flatten())
+        return self.norm(hidden).flatten(0, 1)
 
 
 @dataclass
@@ -67,6 +78,16 @@ class _Recording:
 
     graph: torch.cuda.CUDAGraph
     dense: list[Tensor | None]
+
+
+@dataclass
+class _Evaluation:
+    """A recorded evaluation of one batch, and where it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Tensor
+    targets: Tensor
+    losses: Tensor
 
 
 class Step:
@@ -102,6 +123,7 @@ class Step:
         self.engine, self.optimizer, self.grad_clip, self.autocast = engine, optimizer, grad_clip, autocast
         self.device = next(model.parameters()).device
         self.forward = Loss(model, compiled=fast)
+        self.fast = fast
         self.records = fast and engine.together and ranks.size == 1
         self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
         self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -109,6 +131,7 @@ class Step:
         self.parts = 1
         self._batch: tuple[Tensor, Tensor] | None = None
         self._number, self._steps = 0, 0
+        self._evaluation: _Evaluation | None = None
         self._recordings: dict[tuple[bool, int], _Recording] = {}
 
     def take(
@@ -156,9 +179,38 @@ class Step:
         recording.graph.replay()
         self.engine.dense = list(recording.dense)
 
+    def losses_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every token, nats, of token ids that are all of one shape, [sequences, sequence length].
+
+        That of the micro-batches needs no compilation that training has not done.
+        """
+        if not self.fast:
+            with torch.no_grad(), self._autocast():
+                return self.forward.of_tokens(inputs, targets)
+        if self._evaluation is None:
+            ours = inputs.clone(), targets.clone()
+            with self._autocast():
+                self.forward.of_tokens(*ours)  # what happens at first calls only is not for a recording
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                    losses = self.forward.of_tokens(*ours)
+            self._evaluation = _Evaluation(graph, *ours, losses)
+        self._evaluation.inputs.copy_(inputs)
+        self._evaluation.targets.copy_(targets)
+        self._evaluation.graph.replay()
+        return self._evaluation.losses.clone()
+
+    @property
+    def micro_batch_sequences(self) -> int | None:
+        """Of the largest micro-batch; None before the first step."""
+        return None if self._batch is None else len(self._micro_batches()[0][0])
+
     def forget(self) -> None:
         """Free what recordings hold; another step would record anew."""
         self._recordings.clear()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
     def _micro_batches(self) -> list[tuple[Tensor, Tensor]]:
         assert self._batch is not None
@@ -199,7 +251,7 @@ class Step:
         self.engine.begin(self._number, len(batches))
         losses = []
         for inputs, targets in batches:
-            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            with self._autocast():
                 loss = self.forward(inputs, targets)
             if len(batches) > 1:
                 loss = loss * (len(inputs) / sum(len(side) for side, _ in batches))

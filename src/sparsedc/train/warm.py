@@ -6,7 +6,8 @@ streams, working directory and environment, and returns its exit status. It dies
 
 Where there are GPUs, a child that has trained a cell stays, with its GPU and what it has compiled for it, and trains
 others: starting CUDA and compiling take longer than a small cell. Each such worker has one GPU, the one on which
-fewest are at work. A cell that fails ends its worker, so that the next one meets a fresh GPU.
+fewest are at work, and shares it through MPS (`sparsedc.train.mps`) where there is one. A cell that fails ends its
+worker, so that the next one meets a fresh GPU.
 
 The server belongs to one Snakemake run, named by the environment variable SPARSEDC_RUN ("pid start-time", set
 by the Snakefile), and ends with it, so that it never outlives an edit of the code. Without that variable, and on
@@ -31,6 +32,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
+
+from sparsedc.train import mps
 
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
@@ -110,7 +113,7 @@ class Worker:
     """A child that trains one cell after another.
 
     Attributes:
-        gpu: what CUDA_VISIBLE_DEVICES says to it.
+        gpu: which it has, by the server's name for it.
         channel: through which it gets jobs, and says when one is done.
         leaves: it has been told to end, or has; it gets no other job.
     """
@@ -126,6 +129,7 @@ class Server:
     def __init__(self, address: Path, run_pid: int) -> None:
         self.address, self.run_pid = address, run_pid
         self.gpus = gpus(os.environ)
+        self.daemons: dict[str, mps.Daemon | None] = {}  # GPU -> its MPS daemon, if it has been looked for
         self.jobs: dict[int, socket.socket] = {}  # child pid -> its client
         self.workers: dict[int, Worker] = {}  # child pid -> what is known of it
         self.selector = selectors.DefaultSelector()
@@ -160,6 +164,9 @@ class Server:
                     self._abandoned(key.fileobj)
             self._reap()
         self.address.unlink(missing_ok=True)
+        for daemon in self.daemons.values():
+            if daemon is not None:
+                daemon.stop()
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
@@ -206,19 +213,30 @@ class Server:
         for child in self.workers:
             if child not in self.jobs and self._gpu(child) == gpu and not self.workers[child].leaves:
                 return child
+        environment = self._environment(gpu)
         ours, theirs = socket.socketpair()
 
         def work() -> int:
             ours.close()
             for stream in streams:  # it gets them through its channel, as those of every job
                 os.close(stream)
-            return _work(gpu, theirs)
+            return _work(environment, theirs)
 
         child = self._fork(work, client)
         theirs.close()
         self.workers[child] = Worker(gpu, ours)
         self.selector.register(ours, selectors.EVENT_READ, child)
         return child
+
+    def _environment(self, gpu: str) -> dict[str, str]:
+        """Of workers on this GPU. Where the user runs MPS already, theirs is used."""
+        if gpu not in self.daemons:
+            folder = self.address.with_suffix(f".mps{len(self.daemons)}")
+            self.daemons[gpu] = None if mps.PIPES in os.environ else mps.Daemon.start(gpu, folder)
+        daemon = self.daemons[gpu]
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu} | (
+            daemon.environment() if daemon is not None else {}
+        )
 
     def _gpu(self, child: int) -> str | None:
         return self.workers[child].gpu if child in self.workers else None
@@ -296,8 +314,8 @@ def _do(job: Job, streams: list[int]) -> int:
         sys.stderr.flush()
 
 
-def _work(gpu: str, channel: socket.socket) -> int:
-    """In a worker: do jobs on a GPU until one fails, or the server has no more."""
+def _work(environment: dict[str, str], channel: socket.socket) -> int:
+    """In a worker: do jobs on the GPU of this environment until one fails, or the server has no more."""
     import torch
 
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -306,7 +324,7 @@ def _work(gpu: str, channel: socket.socket) -> int:
             job, streams = _receive(channel)
         except (OSError, ValueError):
             return 0
-        job["environment"] |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        job["environment"] |= environment
         code = _do(job, streams)
         if code:
             return code

@@ -1,0 +1,93 @@
+"""NVIDIA's Multi-Process Service (MPS): processes that share a GPU compute side by side on it instead of in turn.
+
+Each GPU gets a daemon of its own, as a fault on a GPU ends all of a daemon's clients.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTROL = "nvidia-cuda-mps-control"
+PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+PATIENCE = 10.0  # seconds for a daemon to get ready
+
+
+@dataclass
+class Daemon:
+    """The daemon of one GPU, a child of the process that started it, with which it ends.
+
+    Attributes:
+        folder: of its pipes and logs.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+
+    @classmethod
+    def start(cls, gpu: str, folder: Path) -> "Daemon | None":
+        """A daemon that is ready for clients.
+
+        Args:
+            gpu: as CUDA_VISIBLE_DEVICES names it.
+            folder: to be made.
+
+        Returns:
+            None where the driver has no MPS, or it does not work with this GPU.
+        """
+        folder.mkdir()
+        try:
+            process = subprocess.Popen(
+                [CONTROL, "-f"],
+                env=_environment(folder) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
+            )  # fmt: skip
+        except OSError:
+            folder.rmdir()
+            return None
+        daemon = cls(process, folder)
+        if daemon._serves():
+            return daemon
+        daemon.stop()
+        return None
+
+    def environment(self) -> dict[str, str]:
+        """Of clients. For them the GPU is the daemon's first."""
+        return {PIPES: str(self.folder), "CUDA_VISIBLE_DEVICES": "0"}
+
+    def stop(self) -> None:
+        """End it, and clients that there still are."""
+        self._ask("quit -t 1")
+        self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _serves(self) -> bool:
+        """Does it start a server? It would do so for its first client, which had to bear a failure."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and self.process.poll() is None:
+            servers = self._ask("get_server_list").split()
+            if servers and "ACTIVE" in self._ask(f"get_server_status {servers[0]}"):
+                return True
+            if not servers:
+                self._ask(f"start_server -uid {os.getuid()}")
+            time.sleep(0.1)
+        return False
+
+    def _ask(self, command: str) -> str:
+        try:
+            return subprocess.run(
+                [CONTROL], env=_environment(self.folder), input=command + "\n", capture_output=True, text=True,
+                timeout=PATIENCE,
+            ).stdout  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {PIPES: str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
