@@ -2,6 +2,7 @@
 an eager loop that masks as released sparse-training code does, and transformers' Trainer.
 
     python benchmarks/trainer_throughput.py 20m:128:32000 60m:128:32000 3m:64:4096
+    torchrun --nproc-per-node 2 benchmarks/trainer_throughput.py 1b92:128:32000      # without peers
 
 A case is size:sequences:vocabulary, of 256 tokens a sequence. `dense` and `rigl` at density 0.25 run through the
 trainer that cells use, and `evaluation` is held-out evaluation by the latter. `masked-loop` is transformers' model
@@ -13,6 +14,7 @@ first, in the same run.
 
 import gc
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from sparsedc import model as models
 from sparsedc.config import Hyperparameters
 from sparsedc.spec import Spec
 from sparsedc.train.loop import Trainer, autocast_dtype
+from sparsedc.train.ranks import Ranks, joined
 
 SEQUENCE = 256
 DENSITY = 0.25
@@ -40,18 +43,29 @@ class Timed(NamedTuple):
 
 
 def main(cases: Annotated[list[str], typer.Argument()], steps: int = 20, peers: bool = True) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with joined(device) as ranks:
+        measure_all(cases, steps, peers and ranks.size == 1, device, ranks)
+
+
+def measure_all(cases: list[str], steps: int, peers: bool, device: torch.device, ranks: Ranks) -> None:
+    def say(line: str) -> None:
+        if ranks.leads:
+            print(line, flush=True)
+
     rate = matrix_rate(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, torch {torch.__version__}; a matrix product reached {rate / 1e12:.0f} TFLOP/s", flush=True)
+    say(f"{ranks.size} x {name}, torch {torch.__version__}; a matrix product reached {rate / 1e12:.1f} TFLOP/s")
     for case in cases:
         size, sequences, vocabulary = case.split(":")
         spec = spec_of(size, int(sequences), int(vocabulary))
-        ids = torch.randint(int(vocabulary), (int(sequences), SEQUENCE + 1), device=device)
+        ids = torch.randint(int(vocabulary), (int(sequences) // ranks.size, SEQUENCE + 1), device=device)
         ways: dict[str, Callable[[], Timed]] = {
-            "dense": lambda spec=spec, ids=ids: timed(ours(spec, "dense", 1.0, ids), steps, device),
-            "rigl": lambda spec=spec, ids=ids: timed(ours(spec, "rigl", DENSITY, ids), steps, device),
-            "evaluation": lambda spec=spec, ids=ids: timed(evaluation(spec, ids), steps, device),
+            "dense": lambda spec=spec, ids=ids: timed(ours(spec, "dense", 1.0, ids, ranks), steps, device),
+            "rigl": lambda spec=spec, ids=ids: timed(ours(spec, "rigl", DENSITY, ids, ranks), steps, device),
+            "evaluation": lambda spec=spec, ids=ids: timed(evaluation(spec, ids, ranks), steps, device),
         }
         if peers:
             ways["masked-loop"] = lambda spec=spec, ids=ids: timed(masked_loop(spec, ids), steps, device)
@@ -63,18 +77,19 @@ def main(cases: Annotated[list[str], typer.Argument()], steps: int = 20, peers: 
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             result = {"size": size, "batch": f"{sequences} x {SEQUENCE}", "vocabulary": int(vocabulary), "way": way}
+            result |= {"gpus": ranks.size} if ranks.size > 1 else {}
             try:
                 start, seconds = measure()
             except torch.OutOfMemoryError:
-                print(json.dumps({**result, "failed": "out of memory"}), flush=True)
+                say(json.dumps({**result, "failed": "out of memory"}))
                 continue
             share = 1 / 3 if way == "evaluation" else 1  # of a step's FLOPs
             result |= {
                 "tokens_per_second": round(spec.training.batch_tokens / seconds), "ms": round(seconds * 1e3, 3),
-                "mfu": round(share * flops / seconds / rate, 3), "start_seconds": round(start, 1),
+                "mfu": round(share * flops / seconds / rate / ranks.size, 3), "start_seconds": round(start, 1),
                 "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
             }  # fmt: skip
-            print(json.dumps(result), flush=True)
+            say(json.dumps(result))
 
 
 def timed(build: Callable[[], Callable[[], object]], steps: int, device: torch.device) -> Timed:
@@ -100,17 +115,17 @@ def spec_of(size: str, sequences: int, vocabulary: int) -> Spec:
     )  # fmt: skip
 
 
-def ours(spec: Spec, method: str, density: float, ids: Tensor) -> Callable[[], Callable[[], None]]:
+def ours(spec: Spec, method: str, density: float, ids: Tensor, ranks: Ranks) -> Callable[[], Callable[[], None]]:
     def build() -> Callable[[], None]:
-        trainer = Trainer.start(spec.model_copy(update={"method": method, "density": density}), ids.device)
+        trainer = Trainer.start(spec.model_copy(update={"method": method, "density": density}), ids.device, ranks=ranks)
         return lambda: trainer.take_step(ids[:, :-1], ids[:, 1:])
 
     return build
 
 
-def evaluation(spec: Spec, ids: Tensor) -> Callable[[], Callable[[], Tensor]]:
+def evaluation(spec: Spec, ids: Tensor, ranks: Ranks) -> Callable[[], Callable[[], Tensor]]:
     def build() -> Callable[[], Tensor]:
-        trainer = Trainer.start(spec.model_copy(update={"method": "rigl", "density": DENSITY}), ids.device)
+        trainer = Trainer.start(spec.model_copy(update={"method": "rigl", "density": DENSITY}), ids.device, ranks=ranks)
         trainer.take_step(ids[:, :-1], ids[:, 1:])
         sequences = trainer.work.micro_batch_sequences
         return lambda: torch.cat(
