@@ -11,7 +11,6 @@ from sparsedc.errors import InputError
 from sparsedc.sparsity import engine
 from sparsedc.spec import Spec
 from sparsedc.train import head, step
-from sparsedc.train.block import block
 from sparsedc.train.loop import Trainer
 from sparsedc.train.step import Loss
 
@@ -192,22 +191,3 @@ def test_losses_of_tokens_without_logits() -> None:
     expected = functional.cross_entropy((hidden.bfloat16() @ weight.bfloat16().T).float(), targets, reduction="none")
     torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-5)
     assert each.mean().equal(head.LinearCrossEntropy.apply(hidden, weight, targets))
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
-def test_a_block_is_that_of_transformers(device: str) -> None:
-    ours, theirs = (models.build_model(SHAPE, 96, 32, 0.2, seed=0).model.to(device) for _ in range(2))
-    generator = torch.Generator().manual_seed(0)
-    x, upstream = (torch.randn(4, 32, SHAPE.width, generator=generator).to(device) for _ in range(2))
-    rotary = ours.rotary_emb(x, position_ids=torch.arange(32, device=device).unsqueeze(0))
-    results = []
-    for model, make in ((ours, block), (theirs, None)):
-        hidden, layer = x.clone().requires_grad_(), model.layers[1]
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.data.uniform_(0.5, 1.5, generator=torch.Generator(device).manual_seed(1))
-        out = make(layer, hidden, *rotary) if make else layer(hidden, position_embeddings=rotary)
-        out.backward(upstream)
-        results.append([out.detach(), hidden.grad, *(p.grad for p in layer.parameters())])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        assert expected.abs().max() > 0.01

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
-from sparsedc.train.block import block
 from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropies, plain_cross_entropy
 from sparsedc.train.ranks import ALONE, Ranks
 
@@ -39,14 +37,13 @@ class Loss:
     def __init__(self, model: LlamaForCausalLM, compiled: bool) -> None:
         self.recomputes = False
         self.body, self.weight = model.model, model.lm_head.weight
-        self.layers: list[Callable[..., Tensor]] = [partial(_whole, layer) for layer in self.body.layers]
+        self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
         self.norm: Callable[[Tensor], Tensor] = self.body.norm
         self.cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         self.cross_entropies: Callable[..., Tensor] = partial(plain_cross_entropy, reduction="none")
         if compiled:
             torch._dynamo.config.recompile_limit = COMPILED_SHAPES
-            compiled_block = torch.compile(block, dynamic=False)
-            self.layers = [partial(compiled_block, layer) for layer in self.body.layers]
+            self.layers = [torch.compile(layer, dynamic=False) for layer in self.layers]
             self.norm = torch.compile(self.norm, dynamic=False)
             self.cross_entropy, self.cross_entropies = LinearCrossEntropy.apply, linear_cross_entropies
 
@@ -66,15 +63,13 @@ class Loss:
         rotary = self.body.rotary_emb(hidden, position_ids=positions)
         for layer in self.layers:
             if self.recomputes:
-                hidden = checkpoint(layer, hidden, *rotary, use_reentrant=False, preserve_rng_state=False)
+                hidden = checkpoint(
+                    layer, hidden, attention_mask=None, position_embeddings=rotary, use_reentrant=False,
+                    preserve_rng_state=False,
+                )  # fmt: skip
             else:
-                hidden = layer(hidden, *rotary)
+                hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
         return self.norm(hidden).flatten(0, 1)
-
-
-def _whole(layer: LlamaDecoderLayer, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    output: Tensor = layer(hidden, attention_mask=None, position_embeddings=(cos, sin))
-    return output
 
 
 @dataclass
