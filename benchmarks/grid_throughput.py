@@ -1,14 +1,14 @@
-"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, side by side on a GPU, and
-as one process a cell.
+"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, side by side on a GPU, and as
+one process a cell.
 
-    python benchmarks/grid_throughput.py --at-once 8 --steps 300
+    python benchmarks/grid_throughput.py --at-once 8 --steps 600
     python benchmarks/grid_throughput.py --cells 6 --sizes 13k --steps 4 --batch-tokens 512 --at-once 2   # on a CPU
 
 A grid of --cells cells over sizes, densities (1 and 0.25, `rigl`) and seeds on random tokens, trained and evaluated by
 `sparsedc train` as Snakemake calls it. Every shape is first trained once, so that compilation caches are warm for all
-ways. Then: one process a cell, one after another (of --alone cells, since it is slow) and --at-once side by side;
-workers, one cell at once, --at-once without MPS, and with it. Each way starts its workers anew. Prints cells an hour
-and ratios.
+ways. Then, on one GPU: one process a cell, one after another (of --alone cells, since it is slow) and --at-once side by
+side; workers, one cell at once, --at-once without MPS, and with it. Then workers on all GPUs, --at-once on each.
+--no-peers leaves only the last two. Each way starts its workers anew: `first_after` is when the first cell was done.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ import typer
 
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
-from sparsedc.train.warm import RUN_VARIABLE
+from sparsedc.train.warm import RUN_VARIABLE, gpus
 
 VOCABULARY = 4096
 HELD_OUT = 2**18
@@ -40,6 +40,7 @@ def main(
     batch_tokens: int = 16384,
     at_once: int = 8,
     alone: int = 6,
+    peers: bool = True,
 ) -> None:
     study = load_study(
         {
@@ -63,11 +64,14 @@ def main(
         (folder / "specs").mkdir()
         for cell in chosen:
             (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
+        cards = gpus(os.environ)
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
         environment.pop(RUN_VARIABLE, None)
 
-        def hourly(way: str, some: list[str], width: int, workers: bool = False, **variables: str) -> float:
-            """Cells an hour; workers belong to a run of their own, and end with it."""
+        def hourly(way: str, some: list[str], at_once: int, workers: bool = False, **variables: str) -> float:
+            """Cells an hour, on one GPU unless `variables` say otherwise. Workers end with the run that they are of."""
+            variables = {"CUDA_VISIBLE_DEVICES": cards[0] if cards else "", **variables}
+            ends = []
             with subprocess.Popen(["sleep", "3600"]) as run:
                 if workers:
                     variables[RUN_VARIABLE] = f"{run.pid} {time.time()}"
@@ -79,18 +83,20 @@ def main(
                         [*command, spec, "--tokens", folder / "tokens", "--out", out, "--work", work / way / cell],
                         env=environment | variables, stderr=subprocess.PIPE, text=True,
                     )  # fmt: skip
+                    ends.append(time.perf_counter())
                     if trained.returncode:
                         raise RuntimeError(f"{cell} failed:\n{trained.stderr}")
 
                 begin = time.perf_counter()
-                with ThreadPoolExecutor(width) as pool:
+                with ThreadPoolExecutor(at_once) as pool:
                     list(pool.map(train, some))
                 seconds = time.perf_counter() - begin
                 run.kill()
             rows = [json.loads(path.read_text())["row"] for path in (folder / "out" / way).glob("*/metrics.json")]
             result = {
-                "way": way, "at_once": width, "cells": len(some), "cells_per_hour": round(len(some) / seconds * 3600),
-                "seconds": round(seconds, 1), "seconds_in_training": round(sum(row["seconds"] for row in rows), 1),
+                "way": way, "at_once": at_once, "cells": len(some), "cells_per_hour": round(len(some) / seconds * 3600),
+                "seconds": round(seconds, 1), "first_after": round(min(ends) - begin, 1),
+                "seconds_in_training": round(sum(row["seconds"] for row in rows), 1),
             }  # fmt: skip
             print(json.dumps(result), flush=True)
             return len(some) / seconds * 3600
@@ -98,13 +104,19 @@ def main(
         names = [cell.id for cell in chosen]
         shapes = {(cell.spec.size, cell.spec.density): cell.id for cell in chosen}
         hourly("first of each shape", list(shapes.values()), at_once)
-        one = hourly("a process a cell, alone", names[:alone], 1)
-        side = hourly("a process a cell, side by side", names, at_once)
-        single = hourly("workers, one at once", names[: 2 * alone], 1, workers=True)
-        turns = hourly("workers, without MPS", names, at_once, workers=True, CUDA_MPS_PIPE_DIRECTORY="none")
+        if peers:
+            one = hourly("a process a cell", names[:alone], 1)
+            side = hourly("a process a cell, side by side", names, at_once)
+            single = hourly("workers, one cell at once", names[: 2 * alone], 1, workers=True)
+            turns = hourly("workers, without MPS", names, at_once, workers=True, CUDA_MPS_PIPE_DIRECTORY="none")
         ours = hourly("workers", names, at_once, workers=True)
-    print(f"workers over a process a cell: {ours / one:.2f} alone, {ours / side:.2f} side by side")
-    print(f"{at_once} at once over one: {ours / single:.2f}; without MPS {turns / single:.2f}")
+        if peers:
+            print(f"workers over a process a cell: {ours / one:.2f}, and over these side by side {ours / side:.2f}")
+            print(f"{at_once} cells at once over one: {ours / single:.2f}, without MPS {turns / single:.2f}")
+        if len(cards) > 1:
+            every = {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
+            all_ = hourly("workers on all GPUs", names, at_once * len(cards), workers=True, **every)
+            print(f"{len(cards)} GPUs over one: {all_ / ours:.2f}")
 
 
 def write_tokens(folder: Path, tokens: int) -> None:
