@@ -1,5 +1,5 @@
-"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, side by side on a GPU, and as
-one process a cell.
+"""Cells an hour of a grid of small cells on GPUs: by workers that go on from cell to cell, side by side on a GPU, and
+as one process a cell.
 
     python benchmarks/grid_throughput.py --at-once 8 --steps 600
     python benchmarks/grid_throughput.py --cells 6 --sizes 13k --steps 4 --batch-tokens 512 --at-once 2   # on a CPU

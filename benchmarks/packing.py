@@ -2,8 +2,8 @@
 
     python benchmarks/packing.py 3m:64:4096 6m:64:4096 --processes 1,2,4,8
 
-A case is size:sequences:vocabulary, of 256 tokens a sequence, `rigl` at density 0.25, trained as cells are. Each process
-compiles and warms up; then all train for --seconds at the same time. One JSON line a measurement.
+A case is size:sequences:vocabulary, of 256 tokens a sequence, `rigl` at density 0.25, trained as cells are. All
+compile and warm up, and then train for --seconds at the same time. One JSON line a measurement.
 """
 
 import json
