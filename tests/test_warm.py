@@ -393,6 +393,41 @@ def test_workers_end_with_the_run(with_gpus: Run, cells: list[Path]) -> None:
     wait_for(lambda: not alive(server) and not alive(worker))
 
 
+def test_workers_share_their_gpu_through_a_daemon_of_its_own(
+    tmp_path: Path, mps_control: Path, cells: list[Path]
+) -> None:
+    """Behind the daemon of GPU 5 or 6 a worker's GPU is number 0, as the error of a cell without a real GPU shows."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.environment |= {"PATH": f"{mps_control}:{run.environment['PATH']}", "CUDA_VISIBLE_DEVICES": "5,6"}
+    try:
+        with held(cells[0]) as release:
+            clients = [train(run, cells[0])]
+            server = wait_for(run.server)
+            wait_for(lambda: len(children(server)) == 2)  # the daemon of one GPU, and a worker on it
+            clients.append(train(run, cells[1]))
+            assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=60)[1]
+            release()
+            assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=60)[1]
+        folders = sorted(run.address.parent.glob("*.mps*"))
+        assert [(folder / "gpu").read_text() for folder in folders] == ["5", "6"]
+        run.end()
+        wait_for(lambda: not alive(server))
+        assert list(run.address.parent.glob("*.mps*")) == []
+    finally:
+        run.end()
+
+
+def test_a_daemon_that_the_user_runs_is_left_to_the_user(tmp_path: Path, cells: list[Path]) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.environment |= {"CUDA_VISIBLE_DEVICES": "5", "CUDA_MPS_PIPE_DIRECTORY": "/theirs"}
+    try:
+        assert "CUDA_VISIBLE_DEVICES = 5" in train(run, cells[0]).communicate(timeout=60)[1]
+    finally:
+        run.end()
+
+
 @pytest.mark.parametrize(
     ("visible", "found"),
     [("0,2", ["0", "2"]), ("GPU-8ab", ["GPU-8ab"]), ("", []), ("-1", []), ("NoDevFiles", [])],

@@ -79,6 +79,26 @@ def test_a_model_for_which_there_is_no_memory_is_an_error(monkeypatch: pytest.Mo
         Trainer.start(cell("rigl"), torch.device("cpu")).take_step(*batch(1, "cpu"))
 
 
+@pytest.mark.parametrize("method", ["dense", "rigl-acc", "momentum"])
+def test_without_memory_for_a_recording_training_goes_on(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, short = (Trainer.start(cell(method), torch.device("cpu")) for _ in range(2))
+    short.work.records = True
+    tried = []
+
+    def record(self: step.Step) -> None:
+        tried.append(self._number)
+        self._gradients()  # what a recording has done on the host before memory ends
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(step.Step, "_record", record)
+    for number in range(1, 31):
+        for trainer in (straight, short):
+            trainer.take_step(*batch(number, "cpu"))
+    assert tried == [step.WARM_UP_STEPS + 1]
+    assert short.losses.equal(straight.losses)
+    assert short.engine.mask_hash() == straight.engine.mask_hash()
+
+
 def cell(method: str, **training: object) -> Spec:
     return Spec(
         data="0" * 16, size="50k", shape=SHAPE, vocab_size=96, sequence_length=32, evaluation_split="validation",

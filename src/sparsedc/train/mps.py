@@ -63,8 +63,11 @@ class Daemon:
     def stop(self) -> None:
         """End it, and clients that there still are."""
         self._ask("quit -t 1")
-        self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _serves(self) -> bool:

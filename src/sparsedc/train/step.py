@@ -166,18 +166,10 @@ class Step:
             place.copy_(tensor)
         self._number = number
         self._steps += 1
-        if not self.records or self._steps <= WARM_UP_STEPS:
-            while not self._fits():
-                self._shrink()
+        if self.records and self._steps > WARM_UP_STEPS and self._replays():
             return
-        self.engine.begin(number, len(self._micro_batches()))
-        kind = self.engine.looking, self.engine.layout
-        if kind not in self._recordings:
-            self._recordings = {old: kept for old, kept in self._recordings.items() if old[1] == kind[1]}
-            self._recordings[kind] = self._record()
-        recording = self._recordings[kind]
-        recording.graph.replay()
-        self.engine.dense = list(recording.dense)
+        while not self._fits():
+            self._shrink()
 
     def losses_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, nats, of token ids that are all of one shape, [sequences, sequence length].
@@ -216,6 +208,24 @@ class Step:
         assert self._batch is not None
         inputs, targets = (torch.chunk(side, self.parts) for side in self._batch)
         return list(zip(inputs, targets, strict=True))
+
+    def _replays(self) -> bool:
+        """Do the work as it is recorded; False where there is not the memory for a recording, from now on."""
+        self.engine.begin(self._number, len(self._micro_batches()))
+        kind = self.engine.looking, self.engine.layout
+        if kind not in self._recordings:
+            self._recordings = {old: kept for old, kept in self._recordings.items() if old[1] == kind[1]}
+            try:
+                self._recordings[kind] = self._record()
+            except torch.OutOfMemoryError:
+                self.records = False
+                self.forget()
+                self.optimizer.zero_grad(set_to_none=True)  # it may have got as far as these
+                return False
+        recording = self._recordings[kind]
+        recording.graph.replay()
+        self.engine.dense = list(recording.dense)
+        return True
 
     def _fits(self) -> bool:
         """Do the work; False where memory is short on any rank, and nothing has changed."""
