@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsedc.train.batches import windows
+from sparsedc.train.batches import on_device, windows
 from sparsedc.train.ranks import ALONE, Ranks
 
 
@@ -47,11 +47,10 @@ def token_losses(
     batches = -(-len(ids) // (batch_sequences * sequence_length))
     filled = np.full(batches * batch_sequences * sequence_length, eod, dtype=np.int32)
     filled[: len(ids)] = ids
-    inputs, targets = (torch.from_numpy(side) for side in windows(filled, sequence_length, eod))
-    losses = torch.zeros(targets.shape, device=device)
+    losses = torch.zeros(batches * batch_sequences, sequence_length, device=device)
     for batch in range(ranks.rank, batches, ranks.size):
-        rows = slice(batch * batch_sequences, (batch + 1) * batch_sequences)
-        losses[rows] = of_batch(inputs[rows].to(device), targets[rows].to(device))
+        rows = np.arange(batch * batch_sequences, (batch + 1) * batch_sequences)
+        losses[rows[0] : rows[-1] + 1] = of_batch(*on_device(windows(filled, sequence_length, eod, rows), device))
     ranks.sum(losses)
     return losses.flatten()[: len(ids)].cpu().numpy()
 

@@ -2,20 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedc.train.batches import Batches, windows
+from sparsedc.train.batches import Batches, on_device, windows
 
 
-@given(st.integers(0, 200), st.integers(1, 17))
-def test_windows_predict_each_token_from_the_one_before(count, length):
+@given(st.integers(0, 200), st.integers(1, 17), st.randoms(use_true_random=False))
+def test_windows_predict_each_token_from_the_one_before(count, length, random):
     ids = np.arange(1, count + 1, dtype=np.uint16)
-    inputs, targets = windows(ids, length, eod=0)
-    whole = count // length * length
+    rows = list(range(count // length))
+    random.shuffle(rows)
+    inputs, targets = on_device(windows(ids, length, 0, np.array(rows, dtype=np.int64)), torch.device("cpu"))
     assert targets.shape == inputs.shape == (count // length, length)
-    assert targets.flatten().tolist() == list(range(1, whole + 1))
-    assert inputs.flatten().tolist() == list(range(whole))
+    for row, before, after in zip(rows, inputs.tolist(), targets.tolist(), strict=True):
+        assert before == list(range(row * length, (row + 1) * length))  # 0 before the first
+        assert after == list(range(row * length + 1, (row + 1) * length + 1))
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))

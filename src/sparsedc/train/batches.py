@@ -10,29 +10,38 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
 
-def windows(ids: NDArray[np.integer], length: int, eod: int) -> tuple[Ids, Ids]:
-    """Cut tokens into sequences for next-token prediction; a tail shorter than `length` is left out.
+def windows(ids: NDArray[np.integer], length: int, eod: int, rows: Ids) -> Ids:
+    """Sequences for next-token prediction, each with the token before its first target.
+
+    Only these tokens are read, so that a budget larger than any memory may lie in a file.
 
     Args:
-        ids: token ids, shape (tokens,).
+        ids: token ids, shape (tokens,), of which whole sequences are cut; the tail belongs to none.
         length: targets a sequence.
         eod: the id that stands before the first token.
+        rows: which sequences, each below tokens // length.
 
     Returns:
-        inputs and targets, each of shape (tokens // length, length); the input at a place is the token before
-        the target there.
+        shape (len(rows), length + 1): inputs are all but the last column, targets all but the first.
     """
-    count = len(ids) // length
-    targets = np.asarray(ids[: count * length], dtype=np.int64)
-    inputs = np.empty_like(targets)
-    if count:
-        inputs[0], inputs[1:] = eod, targets[:-1]
-    return inputs.reshape(count, length), targets.reshape(count, length)
+    places = (rows * length - 1)[:, None] + np.arange(length + 1)
+    read: Ids = ids[places].astype(np.int64)  # at place -1 stands what is replaced now
+    read[rows == 0, 0] = eod
+    return read
+
+
+def on_device(sequences: Ids, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of windows; a GPU fetches them while the host goes on."""
+    read = torch.from_numpy(sequences)
+    if device.type == "cuda":
+        read = read.pin_memory().to(device, non_blocking=True)
+    return read[:, :-1], read[:, 1:]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.sparsity.history import TopologyUpdate
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import Spec, fingerprint
-from sparsedc.train.batches import Batches, windows
+from sparsedc.train.batches import Batches, on_device, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.ranks import ALONE, Ranks
 from sparsedc.train.schedule import lr_share
@@ -210,10 +210,7 @@ def train_cell(
                 "Set tokenizer.vocab_size to at least that.",
             )  # fmt: skip
     ids = budget(train, spec.unique_tokens)
-    inputs, targets = (
-        torch.from_numpy(side.astype(np.int32)).to(device) for side in windows(ids, spec.sequence_length, train.eod)
-    )
-    batches = Batches(len(inputs), sequences, spec.seed)
+    batches = Batches(len(ids) // spec.sequence_length, sequences, spec.seed)
     trainer = Trainer.start(spec, device, ranks=ranks)
     # The folder is the spec's, which does not know the text itself: tokens of other text start over.
     identity = {
@@ -235,8 +232,7 @@ def train_cell(
     diverged = False
     while trainer.step < spec.steps and not diverged:
         ours = np.split(batches.rows(trainer.step + 1), ranks.size)[ranks.rank]
-        rows = torch.from_numpy(ours).to(device, non_blocking=True)
-        trainer.take_step(inputs[rows].long(), targets[rows].long())
+        trainer.take_step(*on_device(windows(ids, spec.sequence_length, train.eod, ours), device))
         if trainer.step % interval == 0 or trainer.step == spec.steps:
             diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
             now = time.monotonic()
