@@ -88,10 +88,12 @@ def main(
                         raise RuntimeError(f"{cell} failed:\n{trained.stderr}")
 
                 begin = time.perf_counter()
-                with ThreadPoolExecutor(at_once) as pool:
-                    list(pool.map(train, some))
-                seconds = time.perf_counter() - begin
-                run.kill()
+                try:
+                    with ThreadPoolExecutor(at_once) as pool:
+                        list(pool.map(train, some))
+                    seconds = time.perf_counter() - begin
+                finally:
+                    run.kill()
             rows = [json.loads(path.read_text())["row"] for path in (folder / "out" / way).glob("*/metrics.json")]
             result = {
                 "way": way, "at_once": at_once, "cells": len(some), "cells_per_hour": round(len(some) / seconds * 3600),

@@ -49,7 +49,7 @@ def together(case: str, count: int, seconds: float, environment: dict[str, str])
     ]  # fmt: skip
     for child in children:
         child.start()
-    total = sum(rates.get() for _ in children)
+    total = sum(rates.get(timeout=300) for _ in children)  # one that fails never tells
     for child in children:
         child.join()
     return total

@@ -7,7 +7,7 @@ import pytest
 
 # Servers start when they are asked for, and get ready some time later, as real ones do.
 CONTROL = f"""#!{sys.executable}
-import os, pathlib, signal, sys, time
+import os, pathlib, sys, time
 folder = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
 server = folder / "server"
 if sys.argv[1:] == ["-f"]:

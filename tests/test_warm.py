@@ -418,10 +418,44 @@ def test_workers_share_their_gpu_through_a_daemon_of_its_own(
         run.end()
 
 
-def test_a_daemon_that_the_user_runs_is_left_to_the_user(tmp_path: Path, cells: list[Path]) -> None:
+def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(
+    tmp_path: Path, mps_control: Path, cells: list[Path]
+) -> None:
     run = Run(tmp_path / "run")
     run.folder.mkdir()
-    run.environment |= {"CUDA_VISIBLE_DEVICES": "5", "CUDA_MPS_PIPE_DIRECTORY": "/theirs"}
+    run.environment |= {"PATH": f"{mps_control}:{run.environment['PATH']}", "CUDA_VISIBLE_DEVICES": "5"}
+
+    def daemon() -> Path:
+        assert "CUDA_VISIBLE_DEVICES = 0" in train(run, cells[0]).communicate(timeout=60)[1]
+        (folder,) = run.address.parent.glob("*.mps*")
+        assert (folder / "server").exists()
+        return folder
+
+    try:
+        folder = daemon()
+        server = wait_for(run.server)
+        (process,) = children(server)
+        os.kill(process, signal.SIGKILL)
+        wait_for(lambda: not alive(process))
+        assert daemon() == folder
+        assert children(server) not in ([], [process])
+        os.kill(server, signal.SIGKILL)
+        wait_for(lambda: not alive(server))
+        assert folder.exists()  # left over
+        assert daemon() == folder
+        assert run.server() not in (None, server)
+    finally:
+        run.end()
+
+
+def test_a_daemon_that_the_user_runs_is_left_to_the_user(tmp_path: Path, mps_control: Path, cells: list[Path]) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.environment |= {
+        "PATH": f"{mps_control}:{run.environment['PATH']}",
+        "CUDA_VISIBLE_DEVICES": "5",
+        "CUDA_MPS_PIPE_DIRECTORY": "/theirs",
+    }
     try:
         assert "CUDA_VISIBLE_DEVICES = 5" in train(run, cells[0]).communicate(timeout=60)[1]
     finally:

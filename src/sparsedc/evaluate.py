@@ -1,6 +1,7 @@
 """Held-out loss: the sum of token losses over the number of tokens, over the whole split.
 
-Not a mean of batch means, and no token left out: the tail shorter than a sequence is evaluated as a shorter one.
+Not a mean of batch means, and no token left out: the tail shorter than a sequence is filled up, and what fills it is
+not counted.
 """
 
 import math

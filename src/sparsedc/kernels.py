@@ -85,7 +85,7 @@ def adamw_(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _softmax(  # type: ignore[no-untyped-def]
+def _cross_entropy(  # type: ignore[no-untyped-def]
     logits, targets, losses, columns, scale, GRADIENT: tl.constexpr, BLOCK: tl.constexpr
 ):
     """A row is read twice; the second time it mostly comes from the cache. To keep it in registers was slower."""
@@ -121,7 +121,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, gradient_scale: float | None 
     losses = logits.new_empty(rows, dtype=torch.float32)
     block = min(8192, triton.next_power_of_2(columns))
     with torch.cuda.device(logits.device):
-        _softmax[(rows,)](
+        _cross_entropy[(rows,)](
             logits, targets, losses, columns, gradient_scale or 0.0, GRADIENT=gradient_scale is not None, BLOCK=block,
             num_warps=max(1, block // 512),
         )  # fmt: skip

@@ -185,10 +185,11 @@ def test_a_recorded_cell_resumes() -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("method", ["dense", "rigl"])
 @pytest.mark.parametrize("recomputes", [False, True])
-def test_recorded_evaluation_is_the_plain_one(recomputes: bool) -> None:
+def test_recorded_evaluation_is_the_plain_one(method: str, recomputes: bool) -> None:
     device = torch.device("cuda")
-    trainer = Trainer.start(cell("rigl"), device)
+    trainer = Trainer.start(cell(method), device)
     trainer.work.forward.recomputes = recomputes
     for number in range(1, 21):
         trainer.take_step(*batch(number, "cuda"))

@@ -37,7 +37,7 @@ def windows(ids: NDArray[np.integer], length: int, eod: int, rows: Ids) -> Ids:
 
 
 def on_device(sequences: Ids, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets of windows; a GPU fetches them while the host goes on."""
+    """Inputs and targets, each [sequences, length], of windows; a GPU fetches them while the host goes on."""
     read = torch.from_numpy(sequences)
     if device.type == "cuda":
         read = read.pin_memory().to(device, non_blocking=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LOGITS_AT_ONCE = 2**29  # 1 GiB; with a quarter of it a model of 20m spends a tenth more time here
+LOGITS_AT_ONCE = 2**29  # 1 GiB; half of it would save another, and make a step of 20m 2 % slower
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -61,5 +61,5 @@ def _stretches(states: Tensor, matrix: Tensor, targets: Tensor) -> Iterator[tupl
 
 
 def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """The same by PyTorch's own operations, in whatever type autocast says."""
+    """What `LinearCrossEntropy` computes, by PyTorch's own operations, in whatever type autocast says."""
     return functional.cross_entropy(functional.linear(hidden, weight).float(), targets, reduction=reduction)

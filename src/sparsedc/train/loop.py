@@ -35,7 +35,7 @@ from sparsedc.train.step import Step
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
 CHECKPOINT_FORMAT = "2"  # rises when the state of a cell is kept in another form
-EVALUATION_LOGITS = 2**26  # of one forward pass in evaluation that is not compiled: 256 MiB in fp32
+EVALUATION_LOGITS = 2**26  # of a forward pass where training has not found what fits: 256 MiB in fp32
 CURVE_POINTS = 200  # of the training curve that is kept
 RATIO_STEPS = 16  # after a topology update, in which the updates of grown weights are measured
 AROUND = range(-8, 33)  # steps from a topology update, whose losses are kept

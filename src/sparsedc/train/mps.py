@@ -14,7 +14,8 @@ from pathlib import Path
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
-PATIENCE = 10.0  # seconds for a daemon to get ready
+PATIENCE = 10.0  # seconds for a daemon to get ready, in which its starter does nothing else
+FAREWELL = 2.0  # seconds for one to end
 
 
 @dataclass
@@ -39,16 +40,17 @@ class Daemon:
         Returns:
             None where the driver has no MPS, or it does not work with this GPU.
         """
-        folder.mkdir()
+        shutil.rmtree(folder, ignore_errors=True)  # of a server that was killed
         try:
+            folder.mkdir()
             process = subprocess.Popen(
                 [CONTROL, "-f"],
                 env=_environment(folder) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
             )  # fmt: skip
-        except OSError:
-            folder.rmdir()
+        except (OSError, subprocess.SubprocessError):
+            shutil.rmtree(folder, ignore_errors=True)
             return None
         daemon = cls(process, folder)
         if daemon._serves():
@@ -56,15 +58,19 @@ class Daemon:
         daemon.stop()
         return None
 
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
     def environment(self) -> dict[str, str]:
         """Of clients. For them the GPU is the daemon's first."""
         return {PIPES: str(self.folder), "CUDA_VISIBLE_DEVICES": "0"}
 
     def stop(self) -> None:
         """End it, and clients that there still are."""
-        self._ask("quit -t 1")
+        self._ask("quit -t 1", FAREWELL)
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(FAREWELL)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -73,20 +79,20 @@ class Daemon:
     def _serves(self) -> bool:
         """Does it start a server? It would do so for its first client, which had to bear a failure."""
         end = time.monotonic() + PATIENCE
-        while time.monotonic() < end and self.process.poll() is None:
-            servers = self._ask("get_server_list").split()
-            if servers and "ACTIVE" in self._ask(f"get_server_status {servers[0]}"):
+        while self.alive and (left := end - time.monotonic()) > 0:
+            servers = self._ask("get_server_list", left).split()
+            if servers and "ACTIVE" in self._ask(f"get_server_status {servers[0]}", left):
                 return True
             if not servers:
-                self._ask(f"start_server -uid {os.getuid()}")
+                self._ask(f"start_server -uid {os.getuid()}", left)
             time.sleep(0.1)
         return False
 
-    def _ask(self, command: str) -> str:
+    def _ask(self, command: str, seconds: float) -> str:
         try:
             return subprocess.run(
                 [CONTROL], env=_environment(self.folder), input=command + "\n", capture_output=True, text=True,
-                timeout=PATIENCE,
+                timeout=seconds,
             ).stdout  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return ""

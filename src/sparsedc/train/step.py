@@ -104,6 +104,7 @@ class Step:
         ranks: that train the cell together; each has its own part of every batch.
 
     Attributes:
+        fast: as given.
         parts: micro-batches a batch.
         loss: of the last step, nats per token, on the device.
         sizes: root mean square updates of the maskable weights of the measured age, and of older ones, [2].
@@ -183,9 +184,9 @@ class Step:
             ours = inputs.clone(), targets.clone()
             with self._autocast():
                 self.forward.of_tokens(*ours)  # what happens at first calls only is not for a recording
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-                    losses = self.forward.of_tokens(*ours)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()), self._autocast():  # casts are part of it
+                losses = self.forward.of_tokens(*ours)
             self._evaluation = _Evaluation(graph, *ours, losses)
         self._evaluation.inputs.copy_(inputs)
         self._evaluation.targets.copy_(targets)

@@ -229,11 +229,13 @@ class Server:
         return child
 
     def _environment(self, gpu: str) -> dict[str, str]:
-        """Of workers on this GPU. Where the user runs MPS already, theirs is used."""
-        if gpu not in self.daemons:
-            folder = self.address.with_suffix(f".mps{len(self.daemons)}")
-            self.daemons[gpu] = None if mps.PIPES in os.environ else mps.Daemon.start(gpu, folder)
-        daemon = self.daemons[gpu]
+        """Of workers on this GPU. Where the environment names a daemon of the user's, that is used."""
+        daemon = self.daemons.get(gpu)
+        # Without its daemon a client would find another GPU under the same number.
+        if gpu not in self.daemons or (daemon is not None and not daemon.alive):
+            folder = self.address.with_suffix(f".mps{self.gpus.index(gpu)}")
+            daemon = None if mps.PIPES in os.environ else mps.Daemon.start(gpu, folder)
+            self.daemons[gpu] = daemon
         return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu} | (
             daemon.environment() if daemon is not None else {}
         )
