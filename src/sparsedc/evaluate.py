@@ -43,9 +43,9 @@ def token_losses(
     Args:
         of_batch: loss of every token of inputs and targets, int64 [batch_sequences, sequence_length] always: what is
             missing from the last batch is filled with tokens whose losses are dropped.
-        ranks: that share the batches.
+        ranks: that share the batches, as many for each, since a sharded model's are the work of all.
     """
-    batches = -(-len(ids) // (batch_sequences * sequence_length))
+    batches = -(-len(ids) // (batch_sequences * sequence_length * ranks.size)) * ranks.size
     filled = np.full(batches * batch_sequences * sequence_length, eod, dtype=np.int32)
     filled[: len(ids)] = ids
     losses = torch.zeros(batches * batch_sequences, sequence_length, device=device)

@@ -1,10 +1,16 @@
 """Several processes, started by a real torchrun, train what one does."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from sparsedc.train import shards
+from sparsedc.train.loop import Trainer
+from sparsedc.train.ranks import Ranks
 
 TRAIN = "from sparsedc.cli import main; main()"
 INTERRUPTED = """
@@ -19,6 +25,42 @@ def stop(trainer, *batch):
     take(trainer, *batch)
 loop.Trainer.take_step = stop
 main()
+"""
+
+# What goes before a program, so that its dense cells are sharded, in micro-batches of one sequence; every rank says
+# after each step how many bytes of weights and moments it holds.
+SHARDED = """
+import sys
+from sparsedc.train import loop, shards, step
+shards.memory = lambda device: 0
+step.MICRO_BATCH_TOKENS = 32
+def held(trainer, *batch, take=loop.Trainer.take_step):
+    take(trainer, *batch)
+    moments = [one[key] for one in trainer.optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    parts = [tensor.to_local().untyped_storage() for tensor in (*trainer.model.parameters(), *moments)]
+    sys.stderr.write(f"[step {trainer.step}: {sum(part.nbytes() for part in parts)} bytes]\\n")
+loop.Trainer.take_step = held
+"""
+# The same with blocks compiled, as on a GPU, where the head has kernels of its own.
+COMPILED = f"""
+import torch
+from functools import partial, partialmethod
+from types import SimpleNamespace
+{SHARDED}
+step.LinearCrossEntropy = SimpleNamespace(apply=step.plain_cross_entropy)
+step.linear_cross_entropies = partial(step.plain_cross_entropy, reduction="none")
+torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+loop.Loss = lambda model, compiled: step.Loss(model, compiled=True)
+"""
+OUT_OF_MEMORY = f"""
+import os, torch
+{SHARDED}
+def short(layer, *args, forward=torch.nn.Embedding.forward):
+    if os.environ["RANK"] == "1":
+        raise torch.OutOfMemoryError("made up")
+    return forward(layer, *args)
+torch.nn.Embedding.forward = short
+{TRAIN}
 """
 
 
@@ -85,3 +127,59 @@ def test_a_batch_that_ranks_cannot_share_is_refused(run, make_spec):
     ended, metrics = run(make_spec(), 3)
     assert metrics is None
     assert "batch_tokens = 128: 4 sequences, which 3 ranks cannot share" in ended.stderr
+
+
+def shares(ended, spec):
+    """Of every step of every rank: its number, and the part of all weights and moments that the rank held."""
+    found = re.findall(r"\[step (\d+): (\d+) bytes\]", ended.stderr)
+    return [(int(step), int(size) / (12 * spec.counts.total)) for step, size in found]
+
+
+@pytest.mark.parametrize(("ranks", "program"), [(2, SHARDED), (3, SHARDED), (2, COMPILED)])
+def test_shards_train_what_one_process_does(run, make_spec, ranks, program):
+    spec = make_spec(batch_tokens=192)  # at 3 ranks, matrices of 32 rows are not shared evenly
+    (_, alone), (ended, together) = run(spec, 1, work="work1"), run(spec, ranks, program + TRAIN)
+    assert together is not None, ended.stderr
+    assert (alone["sharded"], together["sharded"]) == (False, True)
+    assert (together["ranks"], together["micro_batches"]) == (ranks, 6 // ranks)
+    assert together["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
+    ours, theirs = ([point["train_loss"] for point in metrics["curve"]] for metrics in (together, alone))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert sorted(step for step, _ in shares(ended, spec)) == sorted([*range(1, spec.steps + 1)] * ranks)
+    assert [share for _, share in shares(ended, spec)] == pytest.approx([1 / ranks] * ranks * spec.steps, rel=0.1)
+
+
+def test_only_dense_cells_of_several_ranks_without_the_memory_are_sharded(make_spec, monkeypatch):
+    device = torch.device("cpu")
+    assert shards.fits(10**15, device)
+    for bytes_, enough in ((320, True), (319, False)):
+        monkeypatch.setattr(shards, "memory", lambda device, bytes_=bytes_: bytes_)
+        assert shards.fits(10, device) is enough
+    for method, density, ranks in (("dense", 1.0, 1), ("rigl", 0.25, 2)):
+        trainer = Trainer.start(make_spec(method=method, density=density), device, ranks=Ranks(0, ranks))
+        assert not trainer.work.sharded
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_a_checkpoint_fits_any_number_of_shards_and_a_whole_model(run, make_spec, before, after):
+    spec = make_spec(batch_tokens=192)
+    programs = {1: "", 2: SHARDED, 3: SHARDED}
+    stopped, _ = run(spec, before, programs[before] + INTERRUPTED)
+    assert stopped.returncode != 0
+    ended, resumed = run(spec, after, programs[after] + TRAIN)
+    assert resumed is not None, ended.stderr
+    assert "starts over" not in ended.stderr
+    straight = run(spec, 1, work="other")[1]
+    assert resumed["row"]["val_loss"] == pytest.approx(straight["row"]["val_loss"], rel=1e-4)
+    ours, theirs = ([point["train_loss"] for point in metrics["curve"]] for metrics in (resumed, straight))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    if after > 1:
+        assert {step for step, _ in shares(ended, spec)} == set(range(18, spec.steps + 1))
+        assert max(share for _, share in shares(ended, spec)) < 1.1 / after  # whole tensors do not stay
+
+
+def test_shards_without_memory_end_with_one_error(run, make_spec):
+    ended, metrics = run(make_spec(), 2, OUT_OF_MEMORY)
+    assert metrics is None
+    assert ended.returncode != 0
+    assert ended.stderr.count("has not the memory to train one of 2 shards of this model") == 1

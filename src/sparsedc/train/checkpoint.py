@@ -43,14 +43,17 @@ def save_checkpoint(state: dict[str, Any], work: Path) -> None:
         torch.save(state, partial)
 
 
-def load_checkpoint(work: Path, device: torch.device, identity: dict[str, str]) -> dict[str, Any] | None:
+def load_checkpoint(work: Path, device: torch.device | None, identity: dict[str, str]) -> dict[str, Any] | None:
     """The last checkpoint, or None where the cell starts over: where there is none, where it cannot be read, and
-    where it was not saved with the same `identity` (checksums of tokens, versions)."""
+    where it was not saved with the same `identity` (checksums of tokens, versions).
+
+    Its tensors are on `device`; None leaves them in the file, as host memory that all ranks of a machine share.
+    """
     path = work / "checkpoint.pt"
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device or "cpu", weights_only=True, mmap=device is None)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         warnings.warn(SparsedcWarning(f"{path} cannot be read ({error}); training starts over"), stacklevel=2)
         return None

@@ -31,7 +31,8 @@ from sparsedc.train.batches import Batches, on_device, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.ranks import ALONE, Ranks
 from sparsedc.train.schedule import lr_share
-from sparsedc.train.step import Step
+from sparsedc.train.shards import fits, gathered, placed, shard
+from sparsedc.train.step import Loss, Step
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
 CHECKPOINT_FORMAT = "2"  # rises when the state of a cell is kept in another form
@@ -79,9 +80,14 @@ class Trainer:
         training = spec.training
         if device.type == "cuda" and torch.cuda.current_stream() == torch.cuda.default_stream():
             torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]  # one that can be recorded
-        model = models.build_model(spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed).to(
-            device
-        )
+        on_gpu = device.type == "cuda"
+        fast = on_gpu if fast is None else fast
+        model = models.build_model(spec.shape, spec.vocab_size, spec.sequence_length, training.init_std, spec.seed)
+        forward = Loss(model, compiled=fast)
+        if spec.method == "dense" and ranks.size > 1 and not ranks.all(fits(spec.counts.total, device), device):
+            shard(forward, ranks, device)
+        else:
+            model.to(device)
         maskable = models.maskable_weights(model, spec.shape)
         betas = (training.beta1, training.beta2)
         engine = SparseEngine(
@@ -97,7 +103,6 @@ class Trainer:
             compute_dtype=autocast_dtype(device),
             average=ranks.average if ranks.size > 1 else None,
         )
-        on_gpu = device.type == "cuda"
         optimizer = torch.optim.AdamW(
             parameter_groups(model, maskable, sparse=bool(engine.layers)),
             lr=training.lr,
@@ -109,8 +114,7 @@ class Trainer:
         if on_gpu:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(training.lr, device=device)  # which a recorded step reads
-        fast = on_gpu if fast is None else fast
-        work = Step(model, engine, optimizer, training.grad_clip, autocast_dtype(device), fast, ranks)
+        work = Step(forward, engine, optimizer, training.grad_clip, autocast_dtype(device), fast, ranks)
         model.train()
         losses, ratios = torch.zeros(spec.steps, device=device), torch.zeros(2, RATIO_STEPS, device=device)
         return cls(spec, model, engine, optimizer, work, losses, ratios, [])
@@ -138,11 +142,13 @@ class Trainer:
         return since if since <= RATIO_STEPS else None
 
     def state_dict(self) -> dict[str, Any]:
+        """All of it on every rank, but of a sharded model, for which all must call this, on the leading one alone."""
+        keep = self.work.ranks.leads
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": gathered(self.model.state_dict(), keep),
+            "optimizer": gathered(self.optimizer.state_dict(), keep),
             "engine": self.engine.state_dict(),
             "losses": self.losses,
             "ratios": self.ratios,
@@ -151,12 +157,22 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        now = self.model.state_dict()
+        self.model.load_state_dict({name: placed(tensor, now[name]) for name, tensor in state["model"].items()})
+        self.optimizer.load_state_dict(self._placed_moments(state["optimizer"]))
         self.engine.load_state_dict(state["engine"])
         self.losses.copy_(state["losses"])
         self.ratios.copy_(state["ratios"])
         self.updates = [TopologyUpdate(**update) for update in state["updates"]]
+
+    def _placed_moments(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the optimizer, which counts parameters through its groups; rates are each step's to set."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            number: {key: placed(tensor, parameters[number]) for key, tensor in of_one.items()}
+            for number, of_one in state["state"].items()
+        }
+        return {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
 
 
 def parameter_groups(
@@ -220,9 +236,10 @@ def train_cell(
         "device": device.type,  # optimizers keep other state on a GPU
         "format": CHECKPOINT_FORMAT,
     }
-    state = load_checkpoint(work, device, identity)
+    state = load_checkpoint(work, None if trainer.work.sharded else device, identity)
     if state is not None:
         trainer.load_state_dict(state)
+    del state  # as large as the model's
     ranks.agree("the step to resume from", trainer.step)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -238,9 +255,11 @@ def train_cell(
             now = time.monotonic()
             trainer.seconds, clock = trainer.seconds + now - clock, now
             report(trainer)
-            if now - saved > CHECKPOINT_SECONDS and not diverged:
+            if ranks.all(now - saved > CHECKPOINT_SECONDS, device) and not diverged:
+                state = trainer.state_dict()
                 if ranks.leads:
-                    save_checkpoint({**trainer.state_dict(), "identity": identity}, work)
+                    save_checkpoint({**state, "identity": identity}, work)
+                del state
                 saved = now
     trainer.engine.check()
     trainer.work.forget()
@@ -315,6 +334,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "host": platform.node(),
         "threads": torch.get_num_threads(),
         "ranks": trainer.work.ranks.size,
+        "sharded": trainer.work.sharded,
         "micro_batches": trainer.work.parts,
         "recomputes_activations": trainer.work.forward.recomputes,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,

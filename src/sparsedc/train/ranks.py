@@ -2,7 +2,7 @@
 every batch.
 
 Weights, optimizer and masks are the same on all ranks; gradients are averaged, of maskable matrices the active parts
-only. A checkpoint therefore fits any number of ranks.
+only. A checkpoint therefore fits any number of ranks. A large dense model's state is divided instead (`shards`).
 """
 
 import os
@@ -78,12 +78,14 @@ def launched() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """This process among the ranks that it was launched with, for as long as the block runs."""
+    """This process among the ranks that it was launched with, for as long as the block runs.
+
+    After an error there is no farewell: it would wait for ranks that may be waiting for this one. Their launcher ends
+    them when this process ends.
+    """
     if not launched():
         yield ALONE
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    distributed.destroy_process_group()

@@ -11,6 +11,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 
@@ -24,7 +26,7 @@ WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer'
 COMPILED_SHAPES = 64  # of cells that one process trains; beyond them PyTorch would give up compiling
 
 
-class Loss:
+class Loss(torch.nn.Module):
     """Mean next-token loss of a LLaMA, nats per token, made fast on request: blocks compiled, no logits kept.
 
     Blocks are compiled one by one: as they are alike, once for all; and each block's dense gradients come, and go,
@@ -35,33 +37,32 @@ class Loss:
     """
 
     def __init__(self, model: LlamaForCausalLM, compiled: bool) -> None:
+        super().__init__()
         self.recomputes = False
-        self.body, self.weight = model.model, model.lm_head.weight
-        self.layers: list[Callable[..., Tensor]] = list(self.body.layers)
-        self.norm: Callable[[Tensor], Tensor] = self.body.norm
+        self.body, self.head = model.model, model.lm_head
         self.cross_entropy: Callable[..., Tensor] = plain_cross_entropy
         self.cross_entropies: Callable[..., Tensor] = partial(plain_cross_entropy, reduction="none")
         if compiled:
-            torch._dynamo.config.recompile_limit = COMPILED_SHAPES
-            self.layers = [torch.compile(layer, dynamic=False) for layer in self.layers]
-            self.norm = torch.compile(self.norm, dynamic=False)
+            torch._dynamo.config.recompile_limit = 2 * COMPILED_SHAPES  # a block and the norm
+            for part in (*self.body.layers, self.body.norm):
+                part.compile(dynamic=False)  # in place, where modules' hooks work as ever
             self.cross_entropy, self.cross_entropies = LinearCrossEntropy.apply, linear_cross_entropies
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Of token ids, each [sequences, sequence length]."""
-        return self.cross_entropy(self._hidden(inputs), self.weight, targets.flatten())
+        return self.cross_entropy(self._hidden(inputs), self.head.weight, targets.flatten())
 
     def of_tokens(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each token, [sequences, sequence length], by the same forward pass and without gradients."""
         hidden = self._hidden(inputs).detach()  # nothing else holds activations, which are freed with the graph
-        return self.cross_entropies(hidden, self.weight, targets.flatten()).view_as(targets)
+        return self.cross_entropies(hidden, self.head.weight, targets.flatten()).view_as(targets)
 
     def _hidden(self, inputs: Tensor) -> Tensor:
         """What the head multiplies, [tokens, width]."""
         hidden = self.body.embed_tokens(inputs)
         positions = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(0)
         rotary = self.body.rotary_emb(hidden, position_ids=positions)
-        for layer in self.layers:
+        for layer in self.body.layers:
             if self.recomputes:
                 hidden = checkpoint(
                     layer, hidden, attention_mask=None, position_embeddings=rotary, use_reentrant=False,
@@ -69,7 +70,8 @@ class Loss:
                 )  # fmt: skip
             else:
                 hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-        return self.norm(hidden).flatten(0, 1)
+        normed: Tensor = self.body.norm(hidden)
+        return normed.flatten(0, 1)
 
 
 @dataclass
@@ -94,10 +96,11 @@ class Step:
     """Forward, backward, clipping and both optimizers, in place.
 
     A batch that does not fit into memory is taken in parts, and if these would get too small, without keeping
-    activations; what is found in the first steps holds for the others.
+    activations; what is found in the first steps holds for the others. Ranks that hold shards cannot try, as one that
+    ran out of memory would leave the others waiting for its part: they begin with the smallest parts, and end there.
 
     Args:
-        model, engine, optimizer: of the cell; the optimizer's groups say whether they are `maskable`.
+        forward, engine, optimizer: of the cell; the optimizer's groups say whether they are `maskable`.
         grad_clip: norm, over all active weights, to which gradients are clipped.
         autocast: type of matrix products; None for the weights' own.
         fast: compile, and record a graph where the engine's tensors stay where they are; needs a GPU.
@@ -105,6 +108,7 @@ class Step:
 
     Attributes:
         fast: as given.
+        sharded: does this rank hold but its part of the model (`shards`)?
         parts: micro-batches a batch.
         loss: of the last step, nats per token, on the device.
         sizes: root mean square updates of the maskable weights of the measured age, and of older ones, [2].
@@ -112,7 +116,7 @@ class Step:
 
     def __init__(
         self,
-        model: LlamaForCausalLM,
+        forward: Loss,
         engine: SparseEngine,
         optimizer: torch.optim.AdamW,
         grad_clip: float,
@@ -122,9 +126,9 @@ class Step:
     ) -> None:
         self.ranks = ranks
         self.engine, self.optimizer, self.grad_clip, self.autocast = engine, optimizer, grad_clip, autocast
-        self.device = next(model.parameters()).device
-        self.forward = Loss(model, compiled=fast)
-        self.fast = fast
+        self.device = next(forward.parameters()).device
+        self.forward, self.fast = forward, fast
+        self.sharded = forward.recomputes = isinstance(forward, FSDPModule)
         self.records = fast and engine.together and ranks.size == 1
         self.loss, self.sizes = torch.zeros((), device=self.device), torch.zeros(2, device=self.device)
         self._maskable_lr: float | Tensor = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -146,7 +150,7 @@ class Step:
             measured_age: age of the weights whose updates are measured, None for no measurement.
 
         Raises:
-            InputError: not even one sequence fits into memory.
+            InputError: not even one sequence, or the smallest part of a sharded model's batch, fits into memory.
         """
         for group in self.optimizer.param_groups:
             rate = maskable_lr if group["maskable"] else lr
@@ -163,6 +167,8 @@ class Step:
             self._maskable_lr, self._measured_age = maskable_lr, measured_age
         if self._batch is None:
             self._batch = inputs.clone(), targets.clone()
+            if self.sharded:
+                self.parts = min(len(inputs), -(-inputs.numel() // MICRO_BATCH_TOKENS))
         for place, tensor in zip(self._batch, (inputs, targets), strict=True):
             place.copy_(tensor)
         self._number = number
@@ -177,7 +183,7 @@ class Step:
 
         That of the micro-batches needs no compilation that training has not done.
         """
-        if not self.fast:
+        if not self.fast or self.sharded:
             with torch.no_grad(), self._autocast():
                 return self.forward.of_tokens(inputs, targets)
         if self._evaluation is None:
@@ -234,8 +240,13 @@ class Step:
             self._gradients()
             enough = True
         except torch.OutOfMemoryError:
+            if self.sharded:
+                raise InputError(
+                    "device", self.device, f"has not the memory to train one of {self.ranks.size} shards of this model",
+                    "Start more processes, use devices with more memory, or take a smaller model.",
+                ) from None  # fmt: skip
             enough = False
-        if not self.ranks.all(enough, self.device):
+        if not self.sharded and not self.ranks.all(enough, self.device):
             return False
         self._descend()
         return True
@@ -266,13 +277,13 @@ class Step:
                 loss = self.forward(inputs, targets)
             if len(batches) > 1:
                 loss = loss * (len(inputs) / sum(len(side) for side, _ in batches))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             losses.append(loss.detach())
         self.loss.copy_(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
 
     def _descend(self) -> None:
         dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.ranks.average_all([*dense, self.loss])
+        self.ranks.average_all([self.loss] if self.sharded else [*dense, self.loss])  # shards were averaged
         clip = self._clip(dense)
         self.optimizer.step()
         sizes = self.engine.step(self._maskable_lr, clip, self._measured_age)
@@ -282,7 +293,8 @@ class Step:
 
     def _clip(self, dense: list[Tensor]) -> Tensor:
         """Clip gradients outside the engine by the global norm over all active weights; returns the factor."""
-        norms = [torch.nn.utils.get_total_norm(dense), self.engine.gradient_norm()]
+        norm = torch.nn.utils.get_total_norm(dense)
+        norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm, self.engine.gradient_norm()]
         norm = torch.linalg.vector_norm(torch.stack([norm for norm in norms if norm is not None]))
         factor: Tensor = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(dense, factor)
