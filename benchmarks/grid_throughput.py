@@ -92,12 +92,15 @@ def main(
                     with ThreadPoolExecutor(at_once) as pool:
                         list(pool.map(train, some))
                     seconds = time.perf_counter() - begin
+                    daemons = (Path(tempfile.gettempdir()) / f"sparsedc-{os.getuid()}").glob(f"{run.pid}-*.mps*")
+                    served = len(list(daemons))
                 finally:
                     run.kill()
             rows = [json.loads(path.read_text())["row"] for path in (folder / "out" / way).glob("*/metrics.json")]
             result = {
                 "way": way, "at_once": at_once, "cells": len(some), "cells_per_hour": round(len(some) / seconds * 3600),
                 "seconds": round(seconds, 1), "first_after": round(min(ends) - begin, 1),
+                "mps_daemons": served,
                 "seconds_in_training": round(sum(row["seconds"] for row in rows), 1),
             }  # fmt: skip
             print(json.dumps(result), flush=True)
