@@ -394,72 +394,59 @@ def test_workers_end_with_the_run(with_gpus: Run, cells: list[Path]) -> None:
     wait_for(lambda: not alive(server) and not alive(worker))
 
 
-def test_workers_share_their_gpu_through_a_daemon_of_its_own(
-    tmp_path_factory: pytest.TempPathFactory, mps_control: Path, cells: list[Path]
-) -> None:
-    """Behind the daemon of GPU 5 or 6 a worker's GPU is number 0, as the error of a cell without a real GPU shows."""
-    run = Run(tmp_path_factory.mktemp("d"))  # a path that a socket can have
+@pytest.fixture
+def with_mps(tmp_path_factory: pytest.TempPathFactory, mps_control: Path) -> Iterator[Run]:
+    """A run on a machine with GPUs 5 and 6 and a stand-in for NVIDIA's MPS; its folder's path is short enough for a
+    socket's."""
+    run = Run(tmp_path_factory.mktemp("d"))
     run.environment |= {"PATH": f"{mps_control}:{run.environment['PATH']}", "CUDA_VISIBLE_DEVICES": "5,6"}
-    try:
-        with held(cells[0]) as release:
-            clients = [train(run, cells[0])]
-            server = wait_for(run.server)
-            wait_for(lambda: len(children(server)) == 2)  # the daemon of one GPU, and a worker on it
-            clients.append(train(run, cells[1]))
-            assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=60)[1]
-            release()
-            assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=60)[1]
-        folders = sorted(run.address.parent.glob("*.mps*"))
-        assert [(folder / "gpu").read_text() for folder in folders] == ["5", "6"]
-        run.end()
-        wait_for(lambda: not alive(server))
-        assert list(run.address.parent.glob("*.mps*")) == []
-    finally:
-        run.end()
+    yield run
+    run.end()
 
 
-def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(
-    tmp_path_factory: pytest.TempPathFactory, mps_control: Path, cells: list[Path]
-) -> None:
-    run = Run(tmp_path_factory.mktemp("d"))  # a path that a socket can have
-    run.environment |= {"PATH": f"{mps_control}:{run.environment['PATH']}", "CUDA_VISIBLE_DEVICES": "5"}
+def test_workers_share_their_gpu_through_a_daemon_of_its_own(with_mps: Run, cells: list[Path]) -> None:
+    """Behind the daemon of GPU 5 or 6 a worker's GPU is number 0, as the error of a cell without a real GPU shows."""
+    with held(cells[0]) as release:
+        clients = [train(with_mps, cells[0])]
+        server = wait_for(with_mps.server)
+        wait_for(lambda: len(children(server)) == 2)  # the daemon of one GPU, and a worker on it
+        clients.append(train(with_mps, cells[1]))
+        assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=60)[1]
+        release()
+        assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=60)[1]
+    folders = sorted(with_mps.address.parent.glob("*.mps*"))
+    assert [(folder / "gpu").read_text() for folder in folders] == ["5", "6"]
+    with_mps.end()
+    wait_for(lambda: not alive(server))
+    assert list(with_mps.address.parent.glob("*.mps*")) == []
+
+
+def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(with_mps: Run, cells: list[Path]) -> None:
+    with_mps.environment["CUDA_VISIBLE_DEVICES"] = "5"
 
     def daemon() -> Path:
-        assert "CUDA_VISIBLE_DEVICES = 0" in train(run, cells[0]).communicate(timeout=60)[1]
-        (folder,) = run.address.parent.glob("*.mps*")
+        assert "CUDA_VISIBLE_DEVICES = 0" in train(with_mps, cells[0]).communicate(timeout=60)[1]
+        (folder,) = with_mps.address.parent.glob("*.mps*")
         assert (folder / "server").exists()
         return folder
 
-    try:
-        folder = daemon()
-        server = wait_for(run.server)
-        (process,) = children(server)
-        os.kill(process, signal.SIGKILL)
-        wait_for(lambda: not alive(process))
-        assert daemon() == folder
-        assert children(server) not in ([], [process])
-        os.kill(server, signal.SIGKILL)
-        wait_for(lambda: not alive(server))
-        assert folder.exists()  # left over
-        assert daemon() == folder
-        assert run.server() not in (None, server)
-    finally:
-        run.end()
+    folder = daemon()
+    server = wait_for(with_mps.server)
+    (process,) = children(server)
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not alive(process))
+    assert daemon() == folder
+    assert children(server) not in ([], [process])
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: not alive(server))
+    assert folder.exists()  # left over
+    assert daemon() == folder
+    assert with_mps.server() not in (None, server)
 
 
-def test_a_daemon_that_the_user_runs_is_left_to_the_user(
-    tmp_path_factory: pytest.TempPathFactory, mps_control: Path, cells: list[Path]
-) -> None:
-    run = Run(tmp_path_factory.mktemp("d"))  # a path that a socket can have
-    run.environment |= {
-        "PATH": f"{mps_control}:{run.environment['PATH']}",
-        "CUDA_VISIBLE_DEVICES": "5",
-        "CUDA_MPS_PIPE_DIRECTORY": "/theirs",
-    }
-    try:
-        assert "CUDA_VISIBLE_DEVICES = 5" in train(run, cells[0]).communicate(timeout=60)[1]
-    finally:
-        run.end()
+def test_a_daemon_that_the_user_runs_is_left_to_the_user(with_mps: Run, cells: list[Path]) -> None:
+    with_mps.environment |= {"CUDA_VISIBLE_DEVICES": "5", "CUDA_MPS_PIPE_DIRECTORY": "/theirs"}
+    assert "CUDA_VISIBLE_DEVICES = 5" in train(with_mps, cells[0]).communicate(timeout=60)[1]
 
 
 @pytest.mark.parametrize(
