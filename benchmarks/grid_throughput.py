@@ -7,7 +7,7 @@ as one process a cell.
 A grid of --cells cells over sizes, densities (1 and 0.25, `rigl`) and seeds on random tokens, trained and evaluated by
 `sparsedc train` as Snakemake calls it. Every shape is first trained once, so that compilation caches are warm for all
 ways. Then, on one GPU: one process a cell, one after another (of --alone cells, since it is slow) and --at-once side by
-side; workers, one cell at once, --at-once without MPS, and with it. Then workers on all GPUs, --at-once on each.
+side (of three times as many); workers, one cell at once, --at-once without MPS, and with it. Then workers on all GPUs, --at-once on each.
 --no-peers leaves only the last two. Each way starts its workers anew: `first_after` is when the first cell was done.
 """
 
@@ -111,7 +111,7 @@ def main(
         hourly("first of each shape", list(shapes.values()), at_once)
         if peers:
             one = hourly("a process a cell", names[:alone], 1)
-            side = hourly("a process a cell, side by side", names, at_once)
+            side = hourly("a process a cell, side by side", names[: 3 * at_once], at_once)
             single = hourly("workers, one cell at once", names[: 2 * alone], 1, workers=True)
             turns = hourly("workers, without MPS", names, at_once, workers=True, CUDA_MPS_PIPE_DIRECTORY="none")
         ours = hourly("workers", names, at_once, workers=True)

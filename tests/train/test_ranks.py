@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sparsedc.train import shards
+from sparsedc.train import memory, shards
 from sparsedc.train.loop import Trainer
 from sparsedc.train.ranks import Ranks
 
@@ -31,8 +31,8 @@ main()
 # after each step how many bytes of weights and moments it holds.
 SHARDED = """
 import sys
-from sparsedc.train import loop, shards, step
-shards.memory = lambda device: 0
+from sparsedc.train import loop, memory, step
+memory.capacity = lambda device: 0
 step.MICRO_BATCH_TOKENS = 32
 def held(trainer, *batch, take=loop.Trainer.take_step):
     take(trainer, *batch)
@@ -153,11 +153,24 @@ def test_only_dense_cells_of_several_ranks_without_the_memory_are_sharded(make_s
     device = torch.device("cpu")
     assert shards.fits(10**15, device)
     for bytes_, enough in ((320, True), (319, False)):
-        monkeypatch.setattr(shards, "memory", lambda device, bytes_=bytes_: bytes_)
+        monkeypatch.setattr(memory, "capacity", lambda device, bytes_=bytes_: bytes_)
         assert shards.fits(10, device) is enough
     for method, density, ranks in (("dense", 1.0, 1), ("rigl", 0.25, 2)):
         trainer = Trainer.start(make_spec(method=method, density=density), device, ranks=Ranks(0, ranks))
         assert not trainer.work.sharded
+
+
+def test_shards_go_on_with_the_largest_parts_that_fit_on_all_ranks(run, make_spec):
+    spec = make_spec(batch_tokens=384)  # six sequences a rank
+    roomy = f"""
+import os
+{SHARDED}
+memory.room = lambda device: 2 + 3 * int(os.environ["RANK"])
+"""
+    (_, alone), (ended, together) = run(spec, 1, work="work1"), run(spec, 2, roomy + TRAIN)
+    assert together is not None, ended.stderr
+    assert together["micro_batches"] == 3
+    assert together["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])

@@ -99,6 +99,27 @@ def test_without_memory_for_a_recording_training_goes_on(method: str, monkeypatc
     assert short.engine.mask_hash() == straight.engine.mask_hash()
 
 
+@needs_gpu
+@pytest.mark.parametrize("method", ["dense", "rigl-acc", "momentum"])
+def test_memory_that_ends_in_a_recording_leaves_no_trace(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, short = (Trainer.start(cell(method), torch.device("cuda"), fast=True) for _ in range(2))
+    descend = step.Step._descend
+
+    def greedy(self: step.Step) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        descend(self)
+
+    for number in range(1, 31):
+        monkeypatch.setattr(step.Step, "_descend", descend)
+        straight.take_step(*batch(number, "cuda"))
+        monkeypatch.setattr(step.Step, "_descend", greedy)
+        short.take_step(*batch(number, "cuda"))
+    assert straight.work.records
+    assert not short.work.records
+    torch.testing.assert_close(short.losses[:30], straight.losses[:30], rtol=2e-2, atol=0)
+
+
 def cell(method: str, **training: object) -> Spec:
     return Spec(
         data="0" * 16, size="50k", shape=SHAPE, vocab_size=96, sequence_length=32, evaluation_split="validation",

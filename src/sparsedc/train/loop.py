@@ -27,6 +27,7 @@ from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.sparsity.history import TopologyUpdate
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import Spec, fingerprint
+from sparsedc.train import memory
 from sparsedc.train.batches import Batches, on_device, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.ranks import ALONE, Ranks
@@ -241,8 +242,7 @@ def train_cell(
         trainer.load_state_dict(state)
     del state  # as large as the model's
     ranks.agree("the step to resume from", trainer.step)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory.forget_peak(device)
 
     interval = max(1, spec.steps // 100)
     clock = saved = time.monotonic()

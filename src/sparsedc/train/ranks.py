@@ -45,13 +45,17 @@ class Ranks:
             for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def least(self, number: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return number
+        smallest = torch.tensor(number, device=device)
+        distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
+        return int(smallest)
+
     def all(self, here: bool, device: torch.device) -> bool:
         """Is it so on all ranks?"""
-        if self.size == 1:
-            return here
-        failed = torch.tensor(0 if here else 1, device=device)
-        distributed.all_reduce(failed)
-        return not bool(failed)
+        return bool(self.least(int(here), device))
 
     def agree(self, what: str, value: object) -> None:
         """Raise unless all ranks have the same value."""

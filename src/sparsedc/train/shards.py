@@ -14,20 +14,16 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
+from sparsedc.train import memory
 from sparsedc.train.ranks import Ranks
 from sparsedc.train.step import Loss
 
 STATE_BYTES = 16  # a parameter: weight, gradient and two moments
 
 
-def memory(device: torch.device) -> float:
-    """Bytes that a device has; the host's are never short."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
-
-
 def fits(parameters: int, device: torch.device) -> bool:
     """Does dense training leave half of the device's memory to activations?"""
-    return STATE_BYTES * parameters <= memory(device) / 2
+    return STATE_BYTES * parameters <= memory.capacity(device) / 2
 
 
 def shard(loss: Loss, ranks: Ranks, device: torch.device) -> None:

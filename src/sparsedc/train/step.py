@@ -18,11 +18,13 @@ from transformers import LlamaForCausalLM
 
 from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
+from sparsedc.train import memory
 from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropies, plain_cross_entropy
 from sparsedc.train.ranks import ALONE, Ranks
 
 MICRO_BATCH_TOKENS = 4096  # a GPU idles with fewer: before that, activations are recomputed
 WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
+MEASURED_STEP = 2  # of shards: the first that finds the optimizer's state in place
 COMPILED_SHAPES = 64  # of cells that one process trains; beyond them PyTorch would give up compiling
 
 
@@ -97,7 +99,8 @@ class Step:
 
     A batch that does not fit into memory is taken in parts, and if these would get too small, without keeping
     activations; what is found in the first steps holds for the others. Ranks that hold shards cannot try, as one that
-    ran out of memory would leave the others waiting for its part: they begin with the smallest parts, and end there.
+    ran out of memory would leave the others waiting for its part: they begin with the smallest parts, measure what
+    these need, and go on with the largest that fit.
 
     Args:
         forward, engine, optimizer: of the cell; the optimizer's groups say whether they are `maskable`.
@@ -175,6 +178,9 @@ class Step:
         self._steps += 1
         if self.records and self._steps > WARM_UP_STEPS and self._replays():
             return
+        if self.sharded:
+            self._take_in_shards()
+            return
         while not self._fits():
             self._shrink()
 
@@ -240,16 +246,26 @@ class Step:
             self._gradients()
             enough = True
         except torch.OutOfMemoryError:
-            if self.sharded:
-                raise InputError(
-                    "device", self.device, f"has not the memory to train one of {self.ranks.size} shards of this model",
-                    "Start more processes, use devices with more memory, or take a smaller model.",
-                ) from None  # fmt: skip
             enough = False
-        if not self.sharded and not self.ranks.all(enough, self.device):
+        if not self.ranks.all(enough, self.device):
             return False
         self._descend()
         return True
+
+    def _take_in_shards(self) -> None:
+        """Do the work together with all ranks."""
+        if self._steps == MEASURED_STEP:
+            memory.forget_peak(self.device)
+        try:
+            self._gradients()
+        except torch.OutOfMemoryError:
+            raise InputError(
+                "device", self.device, f"has not the memory to train one of {self.ranks.size} shards of this model",
+                "Start more processes, use devices with more memory, or take a smaller model.",
+            ) from None  # fmt: skip
+        if self._steps == MEASURED_STEP:  # now, while all gradients are held
+            self.parts = -(-self.parts // self.ranks.least(memory.room(self.device), self.device))
+        self._descend()
 
     def _shrink(self) -> None:
         """Need less memory from now on."""
