@@ -6,9 +6,10 @@ as one process a cell.
 
 A grid of --cells cells over sizes, densities (1 and 0.25, `rigl`) and seeds on random tokens, trained and evaluated by
 `sparsedc train` as Snakemake calls it. Every shape is first trained once, so that compilation caches are warm for all
-ways. Then, on one GPU: one process a cell, one after another (of --alone cells, since it is slow) and --at-once side by
-side (of three times as many); workers, one cell at once, --at-once without MPS, and with it. Then workers on all GPUs, --at-once on each.
---no-peers leaves only the last two. Each way starts its workers anew: `first_after` is when the first cell was done.
+ways. Then, on one GPU: one process a cell, one after another (--alone cells, as it is slow) and --at-once side by side
+(three times --at-once cells); workers, one cell at once, --at-once without MPS, and with it. Then workers on all GPUs,
+--at-once on each. --no-peers leaves only the last two. Each way starts its workers anew: `first_after` is when the
+first cell was done.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ import typer
 from sparsedc.config import Hyperparameters
 from sparsedc.model import LADDER
 from sparsedc.spec import Spec
-from sparsedc.train.loop import Trainer
+from sparsedc.train.trainer import Trainer
 
 SEQUENCE = 256
 

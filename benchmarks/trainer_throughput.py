@@ -27,8 +27,8 @@ from torch import Tensor
 from sparsedc import model as models
 from sparsedc.config import Hyperparameters
 from sparsedc.spec import Spec
-from sparsedc.train.loop import Trainer, autocast_dtype
 from sparsedc.train.ranks import Ranks, joined
+from sparsedc.train.trainer import Trainer, autocast_dtype
 
 SEQUENCE = 256
 DENSITY = 0.25

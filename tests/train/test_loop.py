@@ -15,6 +15,7 @@ from sparsedc.train import loop
 from sparsedc.train.cell import _device, run_cell
 from sparsedc.train.checkpoint import exclusive
 from sparsedc.train.loop import train_cell
+from sparsedc.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -266,7 +267,7 @@ def test_losses_around_updates_are_means_over_them(train, cell):
 def test_update_ratios_are_those_of_the_weights_themselves(cell):
     """From the master weights before and after each step: of those born at the last update, over the older ones."""
     spec = cell("smet", newborn="linear", ramp_steps=4, weight_decay=0.0, topology_interval=6, topology_stop=0.4)
-    trainer = loop.Trainer.start(spec, CPU)
+    trainer = Trainer.start(spec, CPU)
     total, count = np.zeros(16), np.zeros(16)
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 33):
@@ -294,7 +295,7 @@ def test_update_ratios_are_those_of_the_weights_themselves(cell):
 
 
 def test_maskable_lr_moves_only_the_maskable_matrices(make_spec):
-    trainer = loop.Trainer.start(make_spec(maskable_lr=1e-30, weight_decay=0.0), CPU)
+    trainer = Trainer.start(make_spec(maskable_lr=1e-30, weight_decay=0.0), CPU)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     ids = torch.arange(128).reshape(4, 32) % 96
     trainer.take_step(ids, ids)

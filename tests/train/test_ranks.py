@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparsedc.train import memory, shards
-from sparsedc.train.loop import Trainer
 from sparsedc.train.ranks import Ranks
+from sparsedc.train.trainer import Trainer
 
 TRAIN = "from sparsedc.cli import main; main()"
 INTERRUPTED = """
@@ -31,15 +31,15 @@ main()
 # after each step how many bytes of weights and moments it holds.
 SHARDED = """
 import sys
-from sparsedc.train import loop, memory, step
+from sparsedc.train import memory, step, trainer
 memory.capacity = lambda device: 0
 step.MICRO_BATCH_TOKENS = 32
-def held(trainer, *batch, take=loop.Trainer.take_step):
-    take(trainer, *batch)
-    moments = [one[key] for one in trainer.optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
-    parts = [tensor.to_local().untyped_storage() for tensor in (*trainer.model.parameters(), *moments)]
-    sys.stderr.write(f"[step {trainer.step}: {sum(part.nbytes() for part in parts)} bytes]\\n")
-loop.Trainer.take_step = held
+def held(self, *batch, take=trainer.Trainer.take_step):
+    take(self, *batch)
+    moments = [one[key] for one in self.optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    parts = [tensor.to_local().untyped_storage() for tensor in (*self.model.parameters(), *moments)]
+    sys.stderr.write(f"[step {self.step}: {sum(part.nbytes() for part in parts)} bytes]\\n")
+trainer.Trainer.take_step = held
 """
 # The same with blocks compiled, as on a GPU, where the head has kernels of its own.
 COMPILED = f"""
@@ -50,7 +50,7 @@ from types import SimpleNamespace
 step.LinearCrossEntropy = SimpleNamespace(apply=step.plain_cross_entropy)
 step.linear_cross_entropies = partial(step.plain_cross_entropy, reduction="none")
 torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="aot_eager")
-loop.Loss = lambda model, compiled: step.Loss(model, compiled=True)
+trainer.Loss = lambda model, compiled: step.Loss(model, compiled=True)
 """
 OUT_OF_MEMORY = f"""
 import os, torch

@@ -11,8 +11,8 @@ from sparsedc.errors import InputError
 from sparsedc.sparsity import engine
 from sparsedc.spec import Spec
 from sparsedc.train import head, step
-from sparsedc.train.loop import Trainer
 from sparsedc.train.step import Loss
+from sparsedc.train.trainer import Trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPE = models.LADDER["50k"]

@@ -15,8 +15,9 @@ from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoint, exclusive
-from sparsedc.train.loop import Trainer, train_cell
+from sparsedc.train.loop import train_cell
 from sparsedc.train.ranks import joined, launched
+from sparsedc.train.trainer import Trainer
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
 
