@@ -444,6 +444,38 @@ def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(with_mps: 
     assert with_mps.server() not in (None, server)
 
 
+def test_idle_workers_do_not_outlive_a_daemon_or_the_failure_of_another_worker(
+    with_mps: Run, cells: list[Path]
+) -> None:
+    with_mps.environment["CUDA_VISIBLE_DEVICES"] = "5"
+
+    def leave_two_idle(waits: Path) -> list[int]:
+        with held(waits) as release:
+            first = train(with_mps, waits, "--device", "cpu")
+            wait_for(lambda: len(workers(with_mps)) == 2)  # the daemon and it
+            second = train(with_mps, cells[1], "--device", "cpu")
+            assert second.wait(60) == 0, second.stderr
+            release()
+            assert first.wait(60) == 0, first.stderr
+        return workers(with_mps)
+
+    daemon, *idle = sorted(leave_two_idle(cells[0]))
+    assert len(idle) == 2
+    with held(cells[2]):
+        failing = train(with_mps, cells[2], "--device", "cpu")
+        time.sleep(1)  # for it to reach the worker that has been there longest, of which nothing tells
+        os.kill(idle[0], signal.SIGKILL)
+        assert failing.wait(60) == 128 + signal.SIGKILL
+    wait_for(lambda: workers(with_mps) == [daemon])
+    daemon, *idle = sorted(leave_two_idle(cells[3]))
+    os.kill(daemon, signal.SIGKILL)
+    wait_for(lambda: not alive(daemon))
+    last = train(with_mps, cells[1], "--device", "cpu")
+    assert last.wait(60) == 0, last.stderr
+    wait_for(lambda: not any(alive(worker) for worker in idle))
+    assert len(workers(with_mps)) == 2
+
+
 def test_a_daemon_that_the_user_runs_is_left_to_the_user(with_mps: Run, cells: list[Path]) -> None:
     with_mps.environment |= {"CUDA_VISIBLE_DEVICES": "5", "CUDA_MPS_PIPE_DIRECTORY": "/theirs"}
     assert "CUDA_VISIBLE_DEVICES = 5" in train(with_mps, cells[0]).communicate(timeout=60)[1]

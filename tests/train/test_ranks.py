@@ -112,6 +112,30 @@ def test_ranks_train_what_one_process_does(run, make_spec, method, changes):
     assert ended.stderr.count("held-out loss") == 1  # one of them speaks
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("method", ["rigl", "rigl-acc"])
+def test_memory_that_ends_on_one_rank_in_the_backward_pass(run, make_spec, method, together):
+    """At a step whose dense gradients ranks average within that pass."""
+    program = f"""
+import os, torch
+from sparsedc.sparsity import engine
+from sparsedc.train import step
+engine.TOGETHER = {2**28 if together else 0}
+step.MICRO_BATCH_TOKENS = 32
+def short(self, number, weight, take=engine.SparseEngine._take):
+    if os.environ["RANK"] == "1" and self.looking and self._parts == 1 and number == 3:
+        raise torch.OutOfMemoryError("made up")
+    take(self, number, weight)
+engine.SparseEngine._take = short
+{TRAIN}
+"""
+    spec = make_spec(method=method, density=0.25, topology_updates=4)
+    (_, alone), (ended, together_) = run(spec, 1, work="work1"), run(spec, 2, program)
+    assert together_ is not None, ended.stderr
+    assert together_["micro_batches"] == 2
+    assert together_["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
+
+
 def test_a_checkpoint_of_two_ranks_is_resumed_by_one(run, make_spec, tmp_path):
     spec = make_spec(method="set", density=0.25)
     ended, metrics = run(spec, 2, INTERRUPTED)

@@ -79,6 +79,22 @@ def test_a_model_for_which_there_is_no_memory_is_an_error(monkeypatch: pytest.Mo
         Trainer.start(cell("rigl"), torch.device("cpu")).take_step(*batch(1, "cpu"))
 
 
+def test_memory_that_ends_in_the_optimizer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("made up")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", short)
+    with pytest.raises(InputError, match="has not the memory for this model's optimizer"):
+        Trainer.start(cell("dense"), torch.device("cpu")).take_step(*batch(1, "cpu"))
+
+
+def test_micro_batches_are_counted_as_they_are_taken() -> None:
+    work = Trainer.start(cell("dense"), torch.device("cpu")).work
+    work.parts = 5
+    work.take(1, *batch(1, "cpu"), 1e-3, 1e-3, None)
+    assert (work.micro_batches, work.micro_batch_sequences) == (4, 2)  # of eight sequences
+
+
 @pytest.mark.parametrize("method", ["dense", "rigl-acc", "momentum"])
 def test_without_memory_for_a_recording_training_goes_on(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, short = (Trainer.start(cell(method), torch.device("cpu")) for _ in range(2))

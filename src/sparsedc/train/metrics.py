@@ -75,7 +75,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "threads": torch.get_num_threads(),
         "ranks": trainer.work.ranks.size,
         "sharded": trainer.work.sharded,
-        "micro_batches": trainer.work.parts,
+        "micro_batches": trainer.work.micro_batches,
         "recomputes_activations": trainer.work.forward.recomputes,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "finished": time.time(),

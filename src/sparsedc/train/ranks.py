@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, distributed
 
 
+class ShortOfMemoryError(Exception):
+    """Another rank has broken off the pass that this one is in."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This rank, from 0, of so many."""
@@ -36,6 +40,16 @@ class Ranks:
         if self.size > 1:
             self.sum(tensor)
             tensor /= self.size
+
+    def average_in_pass(self, tensor: Tensor) -> None:
+        """Average, in a pass that ranks break off when they are short of memory, saying `all(False)`.
+
+        Raises:
+            ShortOfMemoryError: a rank has done so.
+        """
+        if not self.all(True, tensor.device):
+            raise ShortOfMemoryError
+        self.average(tensor)
 
     def average_all(self, tensors: Sequence[Tensor]) -> None:
         """The same for several tensors of one type, in one exchange."""

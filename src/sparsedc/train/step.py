@@ -20,7 +20,7 @@ from sparsedc.errors import InputError
 from sparsedc.sparsity.engine import SparseEngine
 from sparsedc.train import memory
 from sparsedc.train.head import LinearCrossEntropy, linear_cross_entropies, plain_cross_entropy
-from sparsedc.train.ranks import ALONE, Ranks
+from sparsedc.train.ranks import ALONE, Ranks, ShortOfMemoryError
 
 MICRO_BATCH_TOKENS = 4096  # a GPU idles with fewer: before that, activations are recomputed
 WARM_UP_STEPS = 3  # before the step is recorded: compilation and the optimizer's first allocations come in these
@@ -112,7 +112,7 @@ class Step:
     Attributes:
         fast: as given.
         sharded: does this rank hold but its part of the model (`shards`)?
-        parts: micro-batches a batch.
+        parts: into how many a batch is taken apart, at most.
         loss: of the last step, nats per token, on the device.
         sizes: root mean square updates of the maskable weights of the measured age, and of older ones, [2].
     """
@@ -153,7 +153,8 @@ class Step:
             measured_age: age of the weights whose updates are measured, None for no measurement.
 
         Raises:
-            InputError: not even one sequence, or the smallest part of a sharded model's batch, fits into memory.
+            InputError: not even one sequence fits into memory, or the optimizer's state, or parts of a sharded model's
+                batch.
         """
         for group in self.optimizer.param_groups:
             rate = maskable_lr if group["maskable"] else lr
@@ -171,7 +172,7 @@ class Step:
         if self._batch is None:
             self._batch = inputs.clone(), targets.clone()
             if self.sharded:
-                self.parts = min(len(inputs), -(-inputs.numel() // MICRO_BATCH_TOKENS))
+                self.parts = -(-len(inputs) // max(1, MICRO_BATCH_TOKENS // inputs.shape[1]))
         for place, tensor in zip(self._batch, (inputs, targets), strict=True):
             place.copy_(tensor)
         self._number = number
@@ -204,6 +205,11 @@ class Step:
         self._evaluation.targets.copy_(targets)
         self._evaluation.graph.replay()
         return self._evaluation.losses.clone()
+
+    @property
+    def micro_batches(self) -> int:
+        """A batch; PyTorch makes fewer than `parts` where these divide badly."""
+        return self.parts if self._batch is None else len(self._micro_batches())
 
     @property
     def micro_batch_sequences(self) -> int | None:
@@ -247,9 +253,11 @@ class Step:
             enough = True
         except torch.OutOfMemoryError:
             enough = False
+        except ShortOfMemoryError:
+            return False
         if not self.ranks.all(enough, self.device):
             return False
-        self._descend()
+        self._finish()
         return True
 
     def _take_in_shards(self) -> None:
@@ -259,13 +267,20 @@ class Step:
         try:
             self._gradients()
         except torch.OutOfMemoryError:
+            shards = f"one of {self.ranks.size} shards of this model"
+            if self._steps > MEASURED_STEP:
+                raise InputError(
+                    "device", self.device,
+                    f"has not the memory to train {shards} with {self.micro_batch_sequences} sequences at a time, "
+                    "though it seemed to have", "Start again, more processes, with no others on the devices.",
+                ) from None  # fmt: skip
             raise InputError(
-                "device", self.device, f"has not the memory to train one of {self.ranks.size} shards of this model",
+                "device", self.device, f"has not the memory to train {shards}",
                 "Start more processes, use devices with more memory, or take a smaller model.",
             ) from None  # fmt: skip
         if self._steps == MEASURED_STEP:  # now, while all gradients are held
             self.parts = -(-self.parts // self.ranks.least(memory.room(self.device), self.device))
-        self._descend()
+        self._finish()
 
     def _shrink(self) -> None:
         """Need less memory from now on."""
@@ -296,6 +311,16 @@ class Step:
             loss.backward()
             losses.append(loss.detach())
         self.loss.copy_(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+
+    def _finish(self) -> None:
+        """Descend, or end: a step that breaks off here cannot be taken again."""
+        try:
+            self._descend()
+        except torch.OutOfMemoryError:
+            raise InputError(
+                "device", self.device, "has not the memory for this model's optimizer",
+                "Use a device with more memory, or more of them for a dense model, or take a smaller model.",
+            ) from None  # fmt: skip
 
     def _descend(self) -> None:
         dense = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -81,7 +81,7 @@ class Trainer:
             weight_decay=training.weight_decay,
             newborn=Newborn(training.newborn, training.ramp_steps),
             compute_dtype=autocast_dtype(device),
-            average=ranks.average if ranks.size > 1 else None,
+            average=ranks.average_in_pass if ranks.size > 1 else None,
         )
         optimizer = torch.optim.AdamW(
             parameter_groups(model, maskable, sparse=bool(engine.layers)),

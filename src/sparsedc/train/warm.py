@@ -38,6 +38,7 @@ from sparsedc.train import mps
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 STREAMS = (0, 1, 2)
+BAD_INPUT = 2  # the command line's exit status for an error that has nothing to do with the GPU
 PATIENCE = 5.0  # seconds for a client to say what it wants
 
 
@@ -210,6 +211,9 @@ class Server:
         """An idle worker on a GPU on which fewest are at work; a new one where there is none."""
         at_work = {gpu: [child for child in self.jobs if self._gpu(child) == gpu] for gpu in self.gpus}
         gpu = min(self.gpus, key=lambda gpu: len(at_work[gpu]))
+        daemon = self.daemons.get(gpu)
+        if daemon is not None and not daemon.alive:
+            self._retire(gpu)
         for child in self.workers:
             if child not in self.jobs and self._gpu(child) == gpu and not self.workers[child].leaves:
                 return child
@@ -227,6 +231,17 @@ class Server:
         self.workers[child] = Worker(gpu, ours)
         self.selector.register(ours, selectors.EVENT_READ, child)
         return child
+
+    def _retire(self, gpu: str) -> None:
+        """End a GPU's idle workers, whose next cell would fail with a daemon that has died or seen a fault.
+
+        A daemon recovers from a fault when all its clients have gone.
+        """
+        for child, worker in self.workers.items():
+            if worker.gpu == gpu and child not in self.jobs:
+                worker.leaves = True
+                with contextlib.suppress(OSError):
+                    worker.channel.shutdown(socket.SHUT_WR)  # it hears that there is no more to do
 
     def _environment(self, gpu: str) -> dict[str, str]:
         """Of workers on this GPU. Where the environment names a daemon of the user's, that is used."""
@@ -287,6 +302,8 @@ class Server:
                 with contextlib.suppress(KeyError, ValueError):
                     self.selector.unregister(worker.channel)
                 worker.channel.close()
+                if code not in (0, BAD_INPUT) and self.daemons.get(worker.gpu) is not None:
+                    self._retire(worker.gpu)
 
 
 def _do(job: Job, streams: list[int]) -> int:
