@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: an interrupted write leaves nothing to mistake for a result."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())  # else a power cut could leave the name without the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

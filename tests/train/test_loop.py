@@ -10,10 +10,9 @@ from torch.nn import functional
 
 from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
-from sparsedc.errors import InputError, SparsedcWarning
+from sparsedc.errors import InputError
 from sparsedc.train import loop
 from sparsedc.train.cell import _device, run_cell
-from sparsedc.train.checkpoint import exclusive
 from sparsedc.train.loop import train_cell
 from sparsedc.train.trainer import Trainer
 
@@ -139,43 +138,10 @@ def test_resumed_cell_equals_an_uninterrupted_one(train, cell, tmp_path, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         train(spec, die)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == stop
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        f"checkpoint-{step:09d}.safetensors" for step in (stop - 1, stop)
+    ]
     assert numbers(train(spec)) == numbers(whole)
-
-
-def test_checkpoint_of_other_text_starts_over(train, make_spec, tmp_path, monkeypatch):
-    """The spec, and so the folder, is the same where only the text has changed."""
-    spec = make_spec()
-    whole = train(spec)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-
-    def die(trainer):
-        if trainer.step == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, die)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    state["identity"]["train"] = "0" * 64
-    torch.save(state, tmp_path / "checkpoint.pt")
-    with pytest.warns(SparsedcWarning, match="other tokens"):
-        assert numbers(train(spec)) == numbers(whole)
-
-
-def test_damaged_checkpoint_starts_over(train, make_spec, tmp_path):
-    spec = make_spec()
-    whole = train(spec)
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK damaged")
-    with pytest.warns(SparsedcWarning, match="starts over"):
-        assert numbers(train(spec)) == numbers(whole)
-
-
-def test_one_trainer_a_cell(tmp_path):
-    with exclusive(tmp_path), pytest.raises(InputError, match="another process"), exclusive(tmp_path):
-        pass
-    with exclusive(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize("method", CELLS)

@@ -14,7 +14,7 @@ from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import fingerprint, read_spec
-from sparsedc.train.checkpoint import delete_checkpoint, exclusive
+from sparsedc.train.checkpoint import delete_checkpoints, exclusive
 from sparsedc.train.loop import train_cell
 from sparsedc.train.ranks import joined, launched
 from sparsedc.train.trainer import Trainer
@@ -60,7 +60,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
         metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
         if metrics is not None:
             write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
-            delete_checkpoint(work)
+            delete_checkpoints(work)
         ranks.wait()
     if metrics is None:
         return

@@ -24,7 +24,6 @@ from sparsedc.train.ranks import ALONE, Ranks
 from sparsedc.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
-CHECKPOINT_FORMAT = "2"  # rises when the state of a cell is kept in another form
 EVALUATION_LOGITS = 2**26  # of a forward pass where training has not found what fits: 256 MiB in fp32
 
 
@@ -73,7 +72,6 @@ def train_cell(
         "held_out": validation.sha256,
         "torch": str(torch.__version__),
         "device": device.type,  # optimizers keep other state on a GPU
-        "format": CHECKPOINT_FORMAT,
     }
     state = load_checkpoint(work, None if trainer.work.sharded else device, identity)
     if state is not None:
@@ -96,7 +94,7 @@ def train_cell(
             if ranks.all(now - saved > CHECKPOINT_SECONDS, device) and not diverged:
                 state = trainer.state_dict()
                 if ranks.leads:
-                    save_checkpoint({**state, "identity": identity}, work)
+                    save_checkpoint(state, trainer.step, identity, work)
                 del state
                 saved = now
     trainer.engine.check()

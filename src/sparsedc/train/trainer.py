@@ -128,7 +128,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "model": gathered(self.model.state_dict(), keep),
-            "optimizer": gathered(self.optimizer.state_dict(), keep),
+            "moments": gathered(self._moments(), keep),
             "engine": self.engine.state_dict(),
             "losses": self.losses,
             "ratios": self.ratios,
@@ -139,20 +139,26 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         now = self.model.state_dict()
         self.model.load_state_dict({name: placed(tensor, now[name]) for name, tensor in state["model"].items()})
-        self.optimizer.load_state_dict(self._placed_moments(state["optimizer"]))
+        moments = {
+            number: {key: placed(tensor, parameter) for key, tensor in state["moments"][name].items()}
+            for number, (name, parameter) in enumerate(self._trained().items())
+        }
+        groups = self.optimizer.state_dict()["param_groups"]  # rates are each step's to set
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.engine.load_state_dict(state["engine"])
         self.losses.copy_(state["losses"])
         self.ratios.copy_(state["ratios"])
         self.updates = [TopologyUpdate(**update) for update in state["updates"]]
 
-    def _placed_moments(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A state of the optimizer, which counts parameters through its groups; rates are each step's to set."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments = {
-            number: {key: placed(tensor, parameters[number]) for key, tensor in of_one.items()}
-            for number, of_one in state["state"].items()
-        }
-        return {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
+    def _moments(self) -> dict[str, Any]:
+        """Of the optimizer, by parameters' names; none before the first step."""
+        state = self.optimizer.state_dict()["state"]
+        return {name: state[number] for number, name in enumerate(self._trained()) if number in state}
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """What the optimizer trains, by name, in the order in which it counts."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return {names[id(p)]: p for group in self.optimizer.param_groups for p in group["params"]}
 
 
 def parameter_groups(
