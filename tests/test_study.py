@@ -64,6 +64,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         config(tokenizer={"vocab_size": 512, "pre_trained": "t5-base"}),
         ["tokenizer.pre_trained", "t5-base", "Did you mean pretrained?"],
     ),
+    "a key that has its place elsewhere": (
+        config(exclude=[{"densities": 1}]),
+        ["exclude.0.densities", "1", "Did you mean density?"],
+    ),
     "unknown key of training": (config(training={"beta_1": 0.9}), ["training.beta_1", "0.9", "Did you mean beta1?"]),
     "unknown key of a grid": (grid(method=["rigl"]), ["grid.0.method", "rigl", "Did you mean method"]),
     "unknown key of a cell": (listed(lr=1e-3), ["cells.0.lr", "0.001", "unknown key"]),

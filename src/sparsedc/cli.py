@@ -4,6 +4,7 @@ Commands import what they need when they run, so that none waits for a library o
 one message and exit status 2.
 """
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -93,6 +94,43 @@ def show(
     study = _load(config)
     table = listing(study, tflops or study.config.sustained_tflops)
     print(table.to_json(orient="records", double_precision=15) if as_json else render(table))
+
+
+@study_app.command()
+def status(config: StudyFile, as_json: Json = False) -> None:
+    """Tell where each cell stands: done, diverged, running, waiting, failed or stale, and why."""
+    from dataclasses import asdict
+
+    from sparsedc.prune import leftovers
+    from sparsedc.status import render, standings
+
+    study = _load(config)
+    folder = Path("results") / study.name
+    found = standings(study, folder)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+        return
+    print(render(found))
+    if others := len(leftovers(study, folder)):
+        print(f"{others} files and folders of other cells or tokens; `sparsedc study prune {config}` lists them")
+
+
+@study_app.command()
+def prune(
+    config: StudyFile, yes: Annotated[bool, typer.Option("--yes", help="Remove them without asking.")] = False
+) -> None:
+    """List what is left of cells and tokens that the study no longer has, and remove it on consent."""
+    from sparsedc.prune import leftovers, remove, size
+
+    study = _load(config)
+    found = leftovers(study, Path("results") / study.name)
+    sizes = [size(path) for path in found]
+    for path, bytes_ in zip(found, sizes, strict=True):
+        print(f"{bytes_ / 1e6:12,.1f} MB  {path}")
+    print(f"{len(found)} files and folders, {sum(sizes) / 1e6:,.1f} MB, are not of {config}")
+    if found and (yes or typer.confirm("Remove them?")):
+        for path in found:
+            remove(path)
 
 
 @study_app.command()
@@ -319,7 +357,6 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Print the held-out loss that a law predicts for one run, in nats per token."""
-    import json
 
     from sparsedc.law.published import load_law
     from sparsedc.numbers import read_number
@@ -390,7 +427,6 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what to train on a corpus: how large a model, how sparse, over how many epochs."""
-    import json
 
     from sparsedc.law.published import load_law
     from sparsedc.numbers import read_number

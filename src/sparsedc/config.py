@@ -316,7 +316,8 @@ def validated(schema: type[S], values: object, where: str) -> S:
         error = min(invalid.errors(), key=lambda found: found["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), _keys(schema), n=1)
+        key = str(error["loc"][-1])  # which may have its place elsewhere
+        near = get_close_matches(key, [other for other in _keys(schema) if other != key], n=1)
         remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml explains every key."
         raise InputError(field, error["input"], "unknown key", remedy)
     if error["type"] == "missing":

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from sparsedc.corpus.tokens import open_tokens
-from sparsedc.errors import InputError, SparsedcWarning
+from sparsedc.errors import SparsedcWarning
 from sparsedc.train import loop
-from sparsedc.train.checkpoint import delete_checkpoints, exclusive, load_checkpoint, save_checkpoint
+from sparsedc.train.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint
 from sparsedc.train.loop import train_cell
 
 CPU = torch.device("cpu")
@@ -138,13 +138,6 @@ def test_a_state_of_other_text_is_not_resumed(token_folder, make_spec, tmp_path,
     with pytest.warns(SparsedcWarning, match="is of other tokens"):
         train_cell(make_spec(), other, held_out, tmp_path, CPU, lambda trainer: steps.append(trainer.step))
     assert steps[0] == 1
-
-
-def test_one_trainer_a_cell(tmp_path: Path) -> None:
-    with exclusive(tmp_path), pytest.raises(InputError, match="another process"), exclusive(tmp_path):
-        pass
-    with exclusive(tmp_path):
-        pass
 
 
 # Has each attempt at a cell in a fork, whose start is quick, and kills it at a moment of its own; attempts that get no

@@ -36,8 +36,11 @@ rule train:
     priority: lambda wildcards: RANK[wildcards.cell]
     params:
         folder=subpath(output[0], parent=True),
+        attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again
     shell:
-        "sparsedc train {input.spec} --out {params.folder} --threads {threads} 2> >(tee {log} >&2)"
+        "mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
+        " sparsedc train {input.spec} --out {params.folder} --threads {threads}"
+        " 2> >(tee -a {params.attempts} | tee {log} >&2)"
 
 
 rule index:

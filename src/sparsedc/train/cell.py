@@ -14,7 +14,8 @@ from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import fingerprint, read_spec
-from sparsedc.train.checkpoint import delete_checkpoints, exclusive
+from sparsedc.train.checkpoint import delete_checkpoints
+from sparsedc.train.lock import exclusive
 from sparsedc.train.loop import train_cell
 from sparsedc.train.ranks import joined, launched
 from sparsedc.train.trainer import Trainer

@@ -9,12 +9,9 @@ as JSON in its metadata; and its checksum, as `sha256sum` writes it, which comes
 generation. The last two stay.
 """
 
-import fcntl
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedc.atomic import whole, write_text
-from sparsedc.errors import InputError, SparsedcWarning
+from sparsedc.errors import SparsedcWarning
 
 GENERATIONS = 2
 FORMAT = "3"  # rises when the state of a cell is kept in another form
-
-
-@contextmanager
-def exclusive(work: Path) -> Iterator[None]:
-    """Hold a cell's folder for this process alone, for as long as the block runs; a dead process holds nothing.
-
-    Raises:
-        InputError: another process is training this cell.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "cell", work.name, "is being trained by another process", "Wait for it, or stop it first."
-            ) from None
-        yield
 
 
 def save_checkpoint(state: dict[str, Any], step: int, identity: dict[str, str], work: Path) -> None:

@@ -1,0 +1,99 @@
+"""Where a study stands, cell by cell, as its folder shows it; nothing is asked of Snakemake or of a cluster."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsedc.corpus.tokens import read_manifest
+from sparsedc.errors import InputError
+from sparsedc.progress import duration
+from sparsedc.study import Cell, Study
+from sparsedc.train.lock import held
+
+STATES = ("done", "diverged", "running", "waiting", "failed", "stale")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One cell's state, and why it is in that.
+
+    Attributes:
+        state: one of STATES. `waiting` has not been begun, `failed` was and has ended without a result, `stale` has one
+            of other tokens or of another spec.
+    """
+
+    cell: str
+    state: str
+    reason: str
+
+
+def standings(study: Study, folder: Path) -> list[Standing]:
+    """Of every cell of a study, in training order.
+
+    Args:
+        folder: the study's results.
+    """
+    checksums = _checksums(study, folder)
+    return [Standing(cell.id, *_standing(cell, folder, checksums)) for cell in study.cells.values()]
+
+
+def render(standings: list[Standing]) -> str:
+    """For a terminal: every cell that is not done, and how many are in each state."""
+    lines = [f"{one.state:8}  {one.cell}  {one.reason}".rstrip() for one in standings if one.state != "done"]
+    counts = {state: sum(one.state == state for one in standings) for state in STATES}
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return "\n".join([*lines, f"{len(standings)} cells: {told}"])
+
+
+def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str, str]:
+    work = folder / "work" / cell.fingerprint
+    if held(work):
+        since = duration(time.time() - (work / "lock").stat().st_mtime)
+        return "running", f"for {since}{_checkpoint(cell, work)}"
+    path = folder / "cells" / cell.id / "metrics.json"
+    if path.exists():
+        try:
+            return _result(cell, json.loads(path.read_text(encoding="utf-8")), checksums)
+        except (ValueError, KeyError, TypeError) as error:
+            return "stale", f"{path} cannot be read ({error!r}); delete it"
+    if (work / "lock").exists():
+        return "failed", f"{_last_words(folder / 'logs' / 'train' / f'{cell.id}.log')}{_checkpoint(cell, work)}"
+    return "waiting", ""
+
+
+def _result(cell: Cell, metrics: dict[str, Any], checksums: dict[str, str]) -> tuple[str, str]:
+    row = metrics["row"]
+    if row["fingerprint"] != cell.fingerprint:
+        return "stale", "was trained from another spec"
+    for split, key in (("train", "train_sha256"), (cell.spec.evaluation_split, "held_out_sha256")):
+        if checksums.get(split, metrics[key]) != metrics[key]:
+            return "stale", f"the {split} tokens have changed since"
+    if row["status"] == "diverged":
+        return "diverged", f"after {row['steps']} of {cell.spec.steps} steps"
+    return "done", ""
+
+
+def _checksums(study: Study, folder: Path) -> dict[str, str]:
+    """split -> sha256 of its tokens; nothing where there are none yet."""
+    try:
+        manifest = read_manifest(folder / "corpus" / study.data / "tokens")
+    except InputError:
+        return {}
+    return {split: entry["sha256"] for split, entry in manifest["splits"].items()}
+
+
+def _checkpoint(cell: Cell, work: Path) -> str:
+    steps = [int(path.stem.split("-")[1]) for path in work.glob("checkpoint-*.sha256")]
+    return f"; checkpoint at step {max(steps)} of {cell.spec.steps}" if steps else ""
+
+
+def _last_words(log: Path) -> str:
+    """The error that a log ends with, or its last line."""
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or ["ended without a word"])[-1]

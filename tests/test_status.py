@@ -1,0 +1,177 @@
+"""Where a study stands, and what of its folder is no longer its own: read off files as training leaves them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from sparsedc.errors import InputError
+from sparsedc.spec import canonical_json
+from sparsedc.status import Standing, render, standings
+from sparsedc.study import Cell, Study, load_study
+from sparsedc.train.cell import run_cell
+from sparsedc.train.lock import exclusive, held
+
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "installed"},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 256},
+    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+}
+
+
+@pytest.fixture
+def study() -> Study:
+    return load_study(STUDY)
+
+
+@pytest.fixture
+def cells(study: Study) -> list[Cell]:
+    return list(study.cells.values())
+
+
+@pytest.fixture
+def folder(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study's results, with specs and tokens and nothing trained, below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    folder = tmp_path / "results" / "small"
+    (folder / "specs").mkdir(parents=True)
+    for cell in study.cells.values():
+        (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
+    write_tokens(folder / "corpus" / study.data / "tokens", seed=0)
+    return folder
+
+
+def write_tokens(folder: Path, seed: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, 512, 8192).astype(np.uint16).tobytes()
+    split = {"tokens": 8192, "documents": 1, "characters": 8192, "sha256": hashlib.sha256(ids).hexdigest()}
+    splits = {name: {**split, "file": f"{name}.bin"} for name in ("train", "validation")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in splits:
+        (folder / f"{name}.bin").write_bytes(ids)
+    manifest = {"format": 1, "dtype": "uint16", "vocab_size": 512, "eod": 0, "splits": splits}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def train(cell: Cell, folder: Path) -> Path:
+    out = folder / "cells" / cell.id
+    run_cell(folder / "specs" / f"{cell.id}.json", out, None, None, "cpu", 1)
+    return out / "metrics.json"
+
+
+def sparsedc(*arguments: str, answer: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", "from sparsedc.cli import main; main()", *arguments]
+    return subprocess.run(command, input=answer, capture_output=True, text=True, check=False)
+
+
+def test_every_state_with_its_reason(study: Study, cells: list[Cell], folder: Path) -> None:
+    done, diverged, running, failed = cells
+    assert {one.state for one in standings(study, folder)} == {"waiting"}
+    train(done, folder)
+    metrics = train(diverged, folder)
+    content = json.loads(metrics.read_text())
+    content["row"] |= {"status": "diverged", "val_loss": None, "steps": 7}
+    metrics.write_text(json.dumps(content))
+    (folder / "logs" / "train").mkdir(parents=True)
+    (folder / "logs" / "train" / f"{failed.id}.log").write_text("a line\nerror: no memory\n")
+    with exclusive(folder / "work" / failed.fingerprint):
+        (folder / "work" / failed.fingerprint / "checkpoint-000000012.sha256").touch()
+    with exclusive(folder / "work" / running.fingerprint):
+        found = standings(study, folder)
+    steps = {cell.id: cell.spec.steps for cell in cells}
+    assert [one.state for one in found] == ["done", "diverged", "running", "failed"]
+    assert found[1].reason == f"after 7 of {steps[diverged.id]} steps"
+    assert found[2].reason == "for 0:00"
+    assert found[3].reason == f"error: no memory; checkpoint at step 12 of {steps[failed.id]}"
+    assert standings(study, folder)[2] == Standing(running.id, "failed", "ended without a word")
+    told = render(found).splitlines()
+    assert done.id not in render(found)
+    assert told[0] == f"diverged  {diverged.id}  {found[1].reason}"
+    assert told[-1] == "4 cells: 1 done, 1 diverged, 1 running, 1 failed"
+
+
+def test_results_of_other_tokens_or_another_spec_are_stale(study: Study, cells: list[Cell], folder: Path) -> None:
+    first, second, third, _ = (train(cell, folder) for cell in cells)
+    third.write_text(third.read_text()[:100])
+    content = json.loads(second.read_text())
+    content["row"]["fingerprint"] = "0" * 64
+    second.write_text(json.dumps(content))
+    found = standings(study, folder)
+    assert [one.state for one in found] == ["done", "stale", "stale", "done"]
+    assert found[1].reason == "was trained from another spec"
+    assert f"{third} cannot be read" in found[2].reason
+    write_tokens(folder / "corpus" / study.data / "tokens", seed=1)
+    assert [one.reason for one in standings(study, folder)][0::3] == ["the train tokens have changed since"] * 2
+    assert first.exists()
+
+
+def test_the_command_line(cells: list[Cell], folder: Path) -> None:
+    train(cells[0], folder)
+    (folder / "cells" / "of-another-study").mkdir()
+    told = sparsedc("study", "status", "study.yaml").stdout
+    assert "4 cells: 1 done, 3 waiting" in told
+    assert "1 files and folders of other cells or tokens" in told
+    found = json.loads(sparsedc("study", "status", "study.yaml", "--json").stdout)
+    assert [one["state"] for one in found] == ["done", "waiting", "waiting", "waiting"]
+
+
+def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list[Cell], folder: Path) -> None:
+    removed, kept = cells[0], cells[1:]
+    for cell in cells:
+        train(cell, folder)
+        for rule in ("spec", "train", "attempts"):
+            (folder / "logs" / rule).mkdir(parents=True, exist_ok=True)
+            (folder / "logs" / rule / f"{cell.id}.log").touch()
+    (folder / "corpus" / "other-tokens").mkdir()
+    (folder / "runs.csv").touch()
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    exclude = {"density": removed.spec.density, "epochs": removed.spec.epochs}
+    Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "exclude": [exclude]}))
+    refused = sparsedc("study", "prune", "study.yaml", answer="n\n")
+    assert refused.returncode == 0
+    assert "7 files and folders, " in refused.stdout
+    assert {path for path in folder.rglob("*") if path.is_file()} == before
+    with exclusive(folder / "work" / removed.fingerprint):  # it is being trained by an earlier run
+        assert "6 files and folders, " in sparsedc("study", "prune", "study.yaml", answer="n\n").stdout
+    assert sparsedc("study", "prune", "study.yaml", "--yes").returncode == 0
+    gone = before - {path for path in folder.rglob("*") if path.is_file()}
+    assert gone == {path for path in before if removed.id in str(path) or removed.fingerprint in str(path)}
+    assert not (folder / "corpus" / "other-tokens").exists()
+    assert "0 files and folders" in sparsedc("study", "prune", "study.yaml").stdout
+    assert all((folder / "cells" / cell.id / "metrics.json").exists() for cell in kept)
+
+
+def test_one_trainer_a_cell(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    assert not held(work)
+    with exclusive(work):
+        assert held(work)
+        with pytest.raises(InputError, match="another process"), exclusive(work):
+            pass
+    assert not held(work)
+    with exclusive(work):
+        pass
+
+
+def test_looking_at_a_lock_keeps_no_trainer_away(tmp_path: Path) -> None:
+    """A look holds the lock for a moment. Here, looks without a pause, by another process."""
+    (tmp_path / "lock").touch()
+    looks = f"from pathlib import Path; from sparsedc.train.lock import held\nwhile True: held(Path({str(tmp_path)!r}))"
+    with subprocess.Popen([sys.executable, "-c", "print(1, flush=True)\n" + looks], stdout=subprocess.PIPE) as looker:
+        try:
+            assert looker.stdout is not None
+            looker.stdout.readline()
+            for _ in range(100):
+                with exclusive(tmp_path):
+                    pass
+        finally:
+            looker.kill()
