@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +139,31 @@ def test_a_state_of_other_text_is_not_resumed(token_folder, make_spec, tmp_path,
     with pytest.warns(SparsedcWarning, match="is of other tokens"):
         train_cell(make_spec(), other, held_out, tmp_path, CPU, lambda trainer: steps.append(trainer.step))
     assert steps[0] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_cell_that_is_asked_to_stop_goes_on_where_it_was(token_folder, make_spec, tmp_path, number) -> None:
+    tokens = [open_tokens(token_folder, split) for split in ("train", "validation")]
+    spec = make_spec(epochs=25)  # looks every fourth step
+    whole = train_cell(spec, *tokens, tmp_path / "straight", CPU, lambda trainer: None)
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+
+    def ask(trainer):
+        if trainer.step == 8:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as ended:
+        train_cell(spec, *tokens, tmp_path / "stopped", CPU, ask)
+    assert ended.value.code == 128 + number
+    assert "checkpoint-000000008.sha256" in files(tmp_path / "stopped")
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
+    steps = []
+    resumed = train_cell(spec, *tokens, tmp_path / "stopped", CPU, lambda trainer: steps.append(trainer.step))
+    assert steps[0] == 12
+    assert whole is not None
+    assert resumed is not None
+    assert resumed["curve"] == whole["curve"]
+    assert resumed["row"]["val_loss"] == whole["row"]["val_loss"]
 
 
 # Has each attempt at a cell in a fork, whose start is quick, and kills it at a moment of its own; attempts that get no

@@ -147,6 +147,28 @@ def test_a_checkpoint_of_two_ranks_is_resumed_by_one(run, make_spec, tmp_path):
     assert resumed["row"]["val_loss"] == pytest.approx(straight["row"]["val_loss"], rel=1e-4)
 
 
+def test_one_rank_that_is_asked_to_stop_stops_all(run, make_spec, tmp_path):
+    """The other one has to hear of it, where both look: every fourth step."""
+    program = f"""
+import os, signal
+from sparsedc.train import trainer
+take = trainer.Trainer.take_step
+def ask(self, *batch):
+    if self.step == 9 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    take(self, *batch)
+trainer.Trainer.take_step = ask
+{TRAIN}
+"""
+    spec = make_spec(method="set", density=0.25, epochs=25)
+    stopped, metrics = run(spec, 2, program)
+    assert metrics is None
+    assert stopped.returncode != 0
+    assert (tmp_path / "work" / "checkpoint-000000012.sha256").exists()
+    resumed, straight = run(spec, 2)[1], run(spec, 2, work="other")[1]
+    assert resumed["row"]["val_loss"] == straight["row"]["val_loss"]
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(run, make_spec):
     ended, metrics = run(make_spec(), 3)
     assert metrics is None

@@ -11,6 +11,7 @@ CORPUS = f"{RESULTS}/corpus/{STUDY.data}"
 localrules:
     study,
     data,
+    budget,
 
 
 # The study as validated: what the commands after training read, so that an edit of the study file while jobs wait in a

@@ -1,4 +1,8 @@
-# What a person looks at.
+# What a person looks at. Drawn where Snakemake runs: a job would wait longer than it works.
+
+
+localrules:
+    summary,
 
 
 for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: a caption depends on no wildcard
@@ -19,6 +23,7 @@ for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: 
             f"{RESULTS}/figures/{FIGURE}.png",
         log:
             f"{RESULTS}/logs/figure/{FIGURE}.log",
+        localrule: True
         params:
             figure=FIGURE,
             law=subpath(input.law, parent=True),
@@ -47,6 +52,7 @@ for FIGURE in [name for name in DRAWN if name in OBSERVED]:  # these ask no law,
             f"{RESULTS}/figures/{FIGURE}.png",
         log:
             f"{RESULTS}/logs/figure/{FIGURE}.log",
+        localrule: True
         params:
             figure=FIGURE,
             stem=subpath(output[0], strip_suffix=".svg"),

@@ -4,6 +4,7 @@
 localrules:
     spec,
     index,
+    runs,
 
 
 RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
@@ -34,6 +35,10 @@ rule train:
     log:
         f"{RESULTS}/logs/train/{{cell}}.log",
     priority: lambda wildcards: RANK[wildcards.cell]
+    resources:
+        runtime=lambda wildcards, attempt: attempt
+        * minutes(STUDY.cells[wildcards.cell].spec, STUDY.config.sustained_tflops),
+        mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cells[wildcards.cell].spec),
     params:
         folder=subpath(output[0], parent=True),
         attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again

@@ -4,6 +4,7 @@ The same spec gives the same loss, to the bit on a CPU: weights, masks, batches 
 the seed and the step alone, which is also why a resumed cell ends where an uninterrupted one does.
 """
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sparsedc.train.batches import Batches, on_device, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
 from sparsedc.train.metrics import metrics
 from sparsedc.train.ranks import ALONE, Ranks
+from sparsedc.train.stop import requested
 from sparsedc.train.trainer import Trainer
 
 CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
@@ -49,6 +51,7 @@ def train_cell(
         the metrics, as JSON, on the leading rank: `row` holds the runs table's columns but for study and role.
 
     Raises:
+        SystemExit: this process was asked to stop (`stop`), and has written a checkpoint.
         InputError: the tokens are not what the spec needs, or a batch cannot be divided among the ranks.
     """
     sequences = spec.training.batch_tokens // spec.sequence_length
@@ -83,20 +86,25 @@ def train_cell(
     interval = max(1, spec.steps // 100)
     clock = saved = time.monotonic()
     diverged = False
-    while trainer.step < spec.steps and not diverged:
-        ours = np.split(batches.rows(trainer.step + 1), ranks.size)[ranks.rank]
-        trainer.take_step(*on_device(windows(ids, spec.sequence_length, train.eod, ours), device))
-        if trainer.step % interval == 0 or trainer.step == spec.steps:
+    with requested() as stop:
+        while trainer.step < spec.steps and not diverged:
+            ours = np.split(batches.rows(trainer.step + 1), ranks.size)[ranks.rank]
+            trainer.take_step(*on_device(windows(ids, spec.sequence_length, train.eod, ours), device))
+            if trainer.step % interval and trainer.step < spec.steps and (stop.number is None or ranks.size > 1):
+                continue  # several ranks stop together, where they also look at other things together
             diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
             now = time.monotonic()
             trainer.seconds, clock = trainer.seconds + now - clock, now
             report(trainer)
-            if ranks.all(now - saved > CHECKPOINT_SECONDS, device) and not diverged:
+            stops = not ranks.all(stop.number is None, device)
+            if (stops or ranks.all(now - saved > CHECKPOINT_SECONDS, device)) and not diverged:
                 state = trainer.state_dict()
                 if ranks.leads:
                     save_checkpoint(state, trainer.step, identity, work)
                 del state
                 saved = now
+            if stops:
+                raise SystemExit(128 + (stop.number or signal.SIGTERM))  # as a shell tells of a signal
     trainer.engine.check()
     trainer.work.forget()
     if device.type == "cuda":

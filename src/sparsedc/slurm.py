@@ -1,0 +1,87 @@
+"""What a study on Slurm needs of the cluster, asked before the first job is submitted.
+
+Snakemake learns from `sacct` or `squeue` that a job has ended. Where the one that it asks never tells, it waits for
+ever: `sacct` without accounting, `squeue` where Slurm forgets jobs too soon.
+"""
+
+import re
+import subprocess
+
+from sparsedc.errors import InputError
+
+CHECKS = 3  # of a job's status, for which Slurm must remember that it has ended
+
+
+def status_command(asked: str | None, seconds: int) -> str:
+    """The command that tells of jobs' ends here: `asked`, if it can; else `sacct` where there is accounting, else
+    `squeue`.
+
+    Args:
+        seconds: between checks of a job's status.
+
+    Raises:
+        InputError: Slurm does not answer, or neither command tells.
+    """
+    cluster = _answer("scontrol", "show", "config")
+    if asked != "squeue" and _accounts(cluster):
+        return "sacct"
+    remembers = re.search(r"^MinJobAge\s*=\s*(\d+)", cluster, re.MULTILINE)
+    if remembers and int(remembers[1]) >= CHECKS * seconds:
+        return "squeue"
+    raise InputError(
+        "slurm-init-seconds-before-status-checks", seconds,
+        f"Slurm forgets jobs {remembers[1] if remembers else 'some'} seconds after their end (MinJobAge), "
+        + ("" if _accounts(cluster) else "and has no accounting, ")
+        + "so that Snakemake would wait for their end for ever",
+        f"Set it to {int(remembers[1]) // CHECKS if remembers else 0} or less in the profile"
+        + (", or slurm-status-command to sacct." if _accounts(cluster) else "."),
+    )  # fmt: skip
+
+
+def check_partition(partition: str | None, gpus: bool) -> None:
+    """Refuse a partition that there is not, or that has no GPUs where cells ask for some.
+
+    Args:
+        partition: None for the cluster's default one.
+
+    Raises:
+        InputError: saying which there are.
+    """
+    nodes = [line.split() for line in _answer("sinfo", "--noheader", "--format=%P %G").splitlines() if line.strip()]
+    found = {name.rstrip("*") for name, _ in nodes}
+    default = next((name.rstrip("*") for name, _ in nodes if name.endswith("*")), None)
+    name = partition or default
+    if name not in found:
+        raise InputError(
+            "slurm_partition", partition, "is no partition of this cluster" if partition else "there is no default one",
+            f"Use {', '.join(sorted(found))}.",
+        )  # fmt: skip
+    with_gpus = {one.rstrip("*") for one, resources in nodes if "gpu" in resources}
+    if gpus and name not in with_gpus:
+        raise InputError(
+            "slurm_partition", name, "has no GPUs, for which cells ask",
+            f"Use {', '.join(sorted(with_gpus))}." if with_gpus else "Take `gpu` out of the profile to train on CPUs.",
+        )  # fmt: skip
+
+
+def _accounts(cluster: str) -> bool:
+    storage = re.search(r"^AccountingStorageType\s*=\s*(\S+)", cluster, re.MULTILINE)
+    if not storage or storage[1] in ("(null)", "accounting_storage/none"):
+        return False
+    try:
+        _answer("sacct", "--noheader", "--allocations", "--starttime=now")
+    except InputError:
+        return False
+    return True
+
+
+def _answer(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError:
+        why = "there is no such command"
+    except subprocess.TimeoutExpired:
+        why = "no answer in a minute"
+    except subprocess.CalledProcessError as failed:
+        why = failed.stderr.strip() or f"exit status {failed.returncode}"
+    raise InputError("executor", "slurm", f"`{' '.join(command)}`: {why}", "Run snakemake where sbatch works.")

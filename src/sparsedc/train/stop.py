@@ -1,0 +1,40 @@
+"""Being asked to stop: by Ctrl-C, or by a scheduler whose time is up and which kills some seconds later."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class Request:
+    """Attributes:
+    number: of the signal that has come; None so far.
+    """
+
+    number: int | None = None
+
+
+@contextmanager
+def requested() -> Iterator[Request]:
+    """Note a signal to stop instead of ending by it; a second one ends the process as ever."""
+    request = Request()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.number = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        restore()
