@@ -20,7 +20,7 @@ study: $(VENV)/installed
 	@results=$$(sparsedc study results $(CONFIG)); report=$$results/report.html; \
 	if [[ ! -e $$report || -n $$(find $$results/runs.csv $$results/law $$results/figures $$results/summary.html -newer $$report) ]]; then \
 		snakemake --cores 1 --configfile $(CONFIG) --report $$report --quiet all; fi; \
-	printf '\n%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
+	printf '\n'; printf '%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
 
 test: $(VENV)/installed
 	pytest -n auto --dist loadscope

@@ -3,11 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import yaml
 
 from sparsedc import slurm
 from sparsedc.errors import InputError
+from sparsedc.study import load_study
+from sparsedc.train.warm import RUN_VARIABLE
 
 ROOT = Path(__file__).parents[1]
+NOT_INSTALLED = 3  # exit status
 LOOPBACK = ROOT / "tests" / "slurm" / "loopback"
 needs_slurm = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("apt-get") is None, reason="starts Slurm, as root on Debian or Ubuntu"
@@ -29,26 +33,43 @@ STUDY: dict[str, Any] = {
     "tokenizer": {"vocab_size": 400},
     "sequence_length": 64,
     "training": {"batch_tokens": 512, "lr": 1e-2, "warmup_fraction": 0.2, "topology_updates": 4},
-    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
+    "grid": [{"sizes": ["13k", "50k"], "densities": [1], "unique_tokens": [4096], "epochs": [1, 2]}],
     "law": {"forms": ["chinchilla"], "bootstrap": 0},
 }
-# `sparsedc` for jobs: GPUs are made up, so that cells train on the CPU; when and on which GPU each did is noted.
+# `sparsedc` for jobs. GPUs are made up, so that cells train on the CPU; they wait for a file `go`, and take so many
+# seconds for each step; when and on which GPU each trained is noted.
 WRAPPER = f"""#!{sys.executable}
-import os, subprocess, sys, time
-cell = sys.argv[1] == "train"
-begin = time.time()
-command = [{str(Path(sys.executable).parent / "sparsedc")!r}, *sys.argv[1:], *(["--device", "cpu"] if cell else [])]
-status = subprocess.run(command).returncode
-with open(os.environ["NOTES"], "a") as notes:
-    job, gpu = os.environ.get("SLURM_JOB_ID"), os.environ.get("CUDA_VISIBLE_DEVICES")
-    print(sys.argv[1], job, gpu, begin, time.time(), file=notes)
-sys.exit(status)
+import os, pathlib, sys, time
+import sparsedc.cli
+notes = pathlib.Path(os.environ["NOTES"])
+if sys.argv[1] == "train":
+    place = os.environ["SLURM_JOB_ID"], os.environ["CUDA_VISIBLE_DEVICES"]
+    with notes.open("a") as file:
+        print("begin", *place, time.time(), file=file)
+    while not (notes.parent / "go").exists():
+        time.sleep(0.1)
+    sys.argv += ["--device", "cpu"]
+    from sparsedc.train import trainer
+    take = trainer.Trainer.take_step
+    def slowly(*arguments):
+        time.sleep(float(os.environ.get("SECONDS_A_STEP", 0)))
+        take(*arguments)
+    trainer.Trainer.take_step = slowly
+try:
+    sparsedc.cli.main()
+finally:
+    if sys.argv[1] == "train":
+        with notes.open("a") as file:
+            print("end", *place, time.time(), file=file)
 """
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    subprocess.run([LOOPBACK, "up", "2"], check=True, capture_output=True, text=True)
+    started = subprocess.run([LOOPBACK, "up", "2"], capture_output=True, text=True, check=False)
+    if started.returncode == NOT_INSTALLED:
+        pytest.skip(f"Slurm cannot be installed: {started.stderr}")
+    assert started.returncode == 0, started.stderr
     yield
     subprocess.run([LOOPBACK, "down"], check=True)
 
@@ -57,43 +78,105 @@ def cluster() -> Iterator[None]:
 def folder(tmp_path: Path) -> Path:
     for name in ("Snakefile", "workflow", "profiles"):
         os.symlink(ROOT / name, tmp_path / name)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(STUDY))
+    write_study(tmp_path)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sparsedc").write_text(WRAPPER)
     (tmp_path / "bin" / "sparsedc").chmod(0o755)
     return tmp_path
 
 
-def snakemake(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+def command(*arguments: str, minutes: str = "10") -> list[str]:
     # Cells' jobs ask for what a real one needs, more than this machine may have.
     ours = ["--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5"]
-    ours += ["--default-resources", "mem_mb=300", "runtime=10", "--set-resources", "train:mem_mb=300", "train:gpu=1"]
+    ours += ["--default-resources", "mem_mb=300", "runtime=10"]
+    ours += ["--set-resources", "train:mem_mb=300", "train:gpu=1", f"train:runtime={minutes}"]
+    return [sys.executable, "-m", "snakemake", *ours, *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "NOTES": str(folder / "notes"), RUN_VARIABLE: ""}
+
+
+def snakemake(
+    folder: Path, *arguments: str, minutes: str = "10", **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    (folder / "go").touch()
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", *ours, *arguments], cwd=folder, capture_output=True, text=True, timeout=900,
-        env={**os.environ, "PATH": path, "NOTES": str(folder / "notes")}, check=False,
+        command(*arguments, minutes=minutes), cwd=folder, capture_output=True, text=True, timeout=900, check=False,
+        env=environment(folder) | variables,
     )  # fmt: skip
 
 
+def noted(folder: Path) -> list[tuple[str, str, str, float]]:
+    """What, job, GPU and time."""
+    notes = folder / "notes"
+    lines = notes.read_text().splitlines() if notes.exists() else []
+    return [(what, job, gpu, float(moment)) for what, job, gpu, moment in map(str.split, lines)]
+
+
+def write_study(folder: Path, **training: float) -> None:
+    study = {**STUDY, "training": {**STUDY["training"], **training}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(study))
+
+
+def rates(folder: Path) -> dict[str, float]:
+    """cell -> the learning rate that it was trained with."""
+    found = (folder / "results" / "micro" / "cells").glob("*/metrics.json")
+    return {path.parent.name: json.loads(path.read_text())["row"]["lr"] for path in found}
+
+
 @needs_slurm
-def test_a_study_from_text_to_law_with_a_cell_a_gpu(cluster: None, folder: Path) -> None:
+def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(cluster: None, folder: Path) -> None:
+    with subprocess.Popen(
+        command("--retries", "0"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(folder),
+    ) as driver:  # fmt: skip
+        end = time.monotonic() + 300
+        while len(noted(folder)) < 2 and driver.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        write_study(folder, lr=2e-2)
+        (folder / "go").touch()
+        told = driver.communicate(timeout=300)[0]
+    first = rates(folder)
+    assert set(first.values()) == {1e-2}, told  # two had begun, and the others did not train with values not theirs
+    assert len(first) == 2
+    assert driver.returncode == 1
+    logs = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs" / "rule_train").glob("*/*.log")]
+    assert sum("is no cell of the study micro, which may have been edited" in log for log in logs) == 2
+
     ended = snakemake(folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     results = folder / "results" / "micro"
     with (results / "runs.csv").open(newline="") as lines:
-        assert [row["status"] for row in csv.DictReader(lines)] == ["ok"] * 8
+        assert [(row["status"], row["lr"]) for row in csv.DictReader(lines)] == [("ok", "0.02")] * 4
     assert json.loads((results / "law" / "law.json").read_text())
-    notes = [line.split() for line in (folder / "notes").read_text().splitlines()]
-    cells = [
-        (gpu, float(begin), float(end)) for what, job, gpu, begin, end in notes if what == "train" and job != "None"
-    ]
-    assert len(cells) == 8
-    assert {gpu for gpu, _, _ in cells} == {"0", "1"}
-    for gpu in "01":
-        times = sorted((begin, end) for one, begin, end in cells if one == gpu)
-        assert all(end < begin for (_, end), (begin, _) in pairwise(times))
-    for cell in (results / "cells").iterdir():
-        assert (results / "logs" / "attempts" / f"{cell.name}.log").read_text().count("== ") == 1
+    second = {cell: rate for cell, rate in rates(folder).items() if cell not in first}
+    assert list(second.values()) == [2e-2] * 4
+    for cell in second:
+        assert (results / "logs" / "attempts" / f"{cell}.log").read_text().count("== ") == 1
+    notes = noted(folder)
+    assert {gpu for _, _, gpu, _ in notes} == {"0", "1"}
+    for gpu in "01":  # a cell ends before the next one begins
+        order = [(what, job) for what, job, one, _ in sorted(notes, key=lambda note: note[3]) if one == gpu]
+        assert [what for what, _ in order] == ["begin", "end"] * (len(order) // 2)
+        assert all(begin[1] == end[1] for begin, end in zip(order[::2], order[1::2], strict=True))
+
+    write_study(folder)  # back to what it was: the two that had trained are done
+    planned = snakemake(folder, "--dry-run", "--quiet", "rules").stdout
+    assert re.search(r"^train +2$", planned, re.MULTILINE), planned
+
+
+@needs_slurm
+def test_a_cell_out_of_time_goes_on_in_the_next_attempt(cluster: None, folder: Path) -> None:
+    (cell,) = [cell for cell in load_study(STUDY).cells.values() if cell.spec.size == "13k" and cell.spec.epochs == 2]
+    target = f"results/micro/cells/{cell.id}/metrics.json"
+    ended = snakemake(folder, target, minutes="attempt", SECONDS_A_STEP="7")  # 112 s
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    attempts = (folder / "results" / "micro" / "logs" / "attempts" / f"{cell.id}.log").read_text()
+    assert attempts.count("== ") == 2
+    begins = [moment for what, *_, moment in noted(folder) if what == "begin"]
+    assert time.time() - begins[1] < 90  # it did not start over
 
 
 @needs_slurm

@@ -100,6 +100,20 @@ class Study:
             raise InputError("grid", "empty", "the study has no cells", "Fill `grid` or `cells`.")
         return dict(sorted(cells.items(), key=lambda item: (-item[1].spec.flops(sparse=False), item[0])))
 
+    def cell(self, name: str) -> Cell:
+        """A cell by its id.
+
+        Raises:
+            InputError: there is none; it may have been one, until the study file was edited.
+        """
+        try:
+            return self.cells[name]
+        except KeyError:
+            raise InputError(
+                "cell", name, f"is no cell of the study {self.name}, which may have been edited since this job began",
+                "Run snakemake again.",
+            ) from None  # fmt: skip
+
     def _expand(self) -> Iterator[Cell]:
         used: set[int] = set()
         for number, factors in enumerate(self.config.grid):

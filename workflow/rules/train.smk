@@ -16,7 +16,7 @@ rule spec:
     log:
         f"{RESULTS}/logs/spec/{{cell}}.log",
     params:
-        spec=lambda wildcards: canonical_json(STUDY.cells[wildcards.cell].spec.content()),
+        spec=lambda wildcards: canonical_json(STUDY.cell(wildcards.cell).spec.content()),
     shell:
         "printf '%s\\n' {params.spec:q} > {output} 2> >(tee {log} >&2)"
 
@@ -29,7 +29,7 @@ rule train:
         spec=f"{RESULTS}/specs/{{cell}}.json",
         manifest=rules.tokens.output.manifest,  # holds the checksums of the tokens, which are too large to compare
         tokens=ancient([rules.tokens.output.train, rules.tokens.output.held_out]),
-        budget=lambda wildcards: f"{CORPUS}/budgets/{STUDY.cells[wildcards.cell].spec.unique_tokens}.json",
+        budget=lambda wildcards: f"{CORPUS}/budgets/{STUDY.cell(wildcards.cell).spec.unique_tokens}.json",
     output:
         f"{RESULTS}/cells/{{cell}}/metrics.json",
     log:
@@ -37,8 +37,8 @@ rule train:
     priority: lambda wildcards: RANK[wildcards.cell]
     resources:
         runtime=lambda wildcards, attempt: attempt
-        * minutes(STUDY.cells[wildcards.cell].spec, STUDY.config.sustained_tflops),
-        mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cells[wildcards.cell].spec),
+        * minutes(STUDY.cell(wildcards.cell).spec, STUDY.config.sustained_tflops),
+        mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cell(wildcards.cell).spec),
     params:
         folder=subpath(output[0], parent=True),
         attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again
