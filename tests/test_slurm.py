@@ -18,7 +18,6 @@ import yaml
 from sparsedc import slurm
 from sparsedc.errors import InputError
 from sparsedc.study import load_study
-from sparsedc.train.warm import RUN_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 NOT_INSTALLED = 3  # exit status
@@ -42,6 +41,7 @@ WRAPPER = f"""#!{sys.executable}
 import os, pathlib, sys, time
 import sparsedc.cli
 notes = pathlib.Path(os.environ["NOTES"])
+os.environ.pop("SPARSEDC_RUN", None)  # train in this process
 if sys.argv[1] == "train":
     place = os.environ["SLURM_JOB_ID"], os.environ["CUDA_VISIBLE_DEVICES"]
     with notes.open("a") as file:
@@ -95,7 +95,7 @@ def command(*arguments: str, minutes: str = "10") -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "NOTES": str(folder / "notes"), RUN_VARIABLE: ""}
+    return {**os.environ, "PATH": path, "NOTES": str(folder / "notes")}
 
 
 def snakemake(
@@ -171,7 +171,7 @@ def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(clu
 def test_a_cell_out_of_time_goes_on_in_the_next_attempt(cluster: None, folder: Path) -> None:
     (cell,) = [cell for cell in load_study(STUDY).cells.values() if cell.spec.size == "13k" and cell.spec.epochs == 2]
     target = f"results/micro/cells/{cell.id}/metrics.json"
-    ended = snakemake(folder, target, minutes="attempt", SECONDS_A_STEP="7")  # 112 s
+    ended = snakemake(folder, "--", target, minutes="attempt", SECONDS_A_STEP="7")  # 112 s
     assert ended.returncode == 0, ended.stdout + ended.stderr
     attempts = (folder / "results" / "micro" / "logs" / "attempts" / f"{cell.id}.log").read_text()
     assert attempts.count("== ") == 2

@@ -23,7 +23,8 @@ rule spec:
 
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
 # checks against the hash in its name, says what is trained. Checkpoints lie in {RESULTS}/work/<hash>, which is no
-# output, because Snakemake deletes those before it starts a job again.
+# output, because Snakemake deletes those before it starts a job again. A signal to stop reaches every process of a job:
+# `tee` is to live on, and hear what the trainer says of it.
 rule train:
     input:
         spec=f"{RESULTS}/specs/{{cell}}.json",
@@ -45,7 +46,7 @@ rule train:
     shell:
         "mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
         " sparsedc train {input.spec} --out {params.folder} --threads {threads}"
-        " 2> >(tee -a {params.attempts} | tee {log} >&2)"
+        " 2> >(trap '' INT TERM; tee -a {params.attempts} | tee {log} >&2)"
 
 
 rule index:

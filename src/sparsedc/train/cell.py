@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -58,7 +58,12 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
                 loss = trainer.losses[trainer.step - 1].item()
                 _say(f"{path.stem}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
 
-        metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
+        try:
+            metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
+        except SystemExit:
+            with suppress(OSError):  # who listens may have been stopped, too
+                _say(f"{path.stem}: stopped; run it again to go on from here")
+            raise
         if metrics is not None:
             write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
             delete_checkpoints(work)

@@ -95,8 +95,9 @@ def train_cell(
             diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
             now = time.monotonic()
             trainer.seconds, clock = trainer.seconds + now - clock, now
-            report(trainer)
             stops = not ranks.all(stop.number is None, device)
+            if not stops:  # the signal may have ended whoever listens, and nothing is to come before the checkpoint
+                report(trainer)
             if (stops or ranks.all(now - saved > CHECKPOINT_SECONDS, device)) and not diverged:
                 state = trainer.state_dict()
                 if ranks.leads:
