@@ -14,8 +14,8 @@ import time
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc import slurm
+from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.demand import host_megabytes, minutes
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES, OBSERVED, drawn

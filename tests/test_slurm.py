@@ -238,14 +238,24 @@ def test_jobs_are_asked_for_by_what_answers(
     assert slurm.status_command(asked, 40) == command
 
 
-def test_where_nothing_would_tell_of_jobs_ends(site: Any) -> None:
-    site(NOTHING, 100, False)
-    with pytest.raises(InputError, match=r"status-checks = 40: .* 100 seconds .* no accounting.* Set it to 33 or less"):
-        slurm.status_command(None, 40)
-    assert slurm.status_command(None, 33) == "squeue"
-    site(DATABASE, 100, True)
-    with pytest.raises(InputError, match="Set it to 33 or less in the profile, or slurm-status-command to sacct"):
-        slurm.status_command("squeue", 40)
+@pytest.mark.parametrize(
+    ("storage", "age", "seconds", "remedy"),
+    [
+        (NOTHING, 200, 67, "Set it to 66 or less in the profile"),
+        (NOTHING, 179, 10, "Have the cluster's MinJobAge raised to 180 or more"),
+        (DATABASE, 100, 40, "Set slurm-status-command to sacct"),
+    ],
+)
+def test_where_nothing_would_tell_of_jobs_ends(site: Any, storage: str, age: int, seconds: int, remedy: str) -> None:
+    site(storage, age, storage == DATABASE)
+    with pytest.raises(InputError, match=f"status-checks = {seconds}: Slurm forgets jobs {age} seconds .*{remedy}"):
+        slurm.status_command("squeue", seconds)
+
+
+def test_squeue_tells_where_jobs_are_remembered_long_enough(site: Any) -> None:
+    for age, seconds in ((200, 66), (180, 60)):
+        site(NOTHING, age, False)
+        assert slurm.status_command(None, seconds) == "squeue"
 
 
 @pytest.mark.parametrize(

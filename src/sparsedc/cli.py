@@ -357,7 +357,6 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Print the held-out loss that a law predicts for one run, in nats per token."""
-
     from sparsedc.law.published import load_law
     from sparsedc.numbers import read_number
 
@@ -427,7 +426,6 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what to train on a corpus: how large a model, how sparse, over how many epochs."""
-
     from sparsedc.law.published import load_law
     from sparsedc.numbers import read_number
     from sparsedc.plan import make_plan

@@ -275,7 +275,7 @@ class StudyConfig(Section):
     overrides: list[Override] = []
     law: Annotated[Law, BeforeValidator(published_by_name)] = Law()
     figures: Figures = Figures()
-    sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, for estimates of hours only
+    sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, to estimate hours and jobs' time limits
 
     @model_validator(mode="after")
     def split_exists(self) -> Self:

@@ -10,6 +10,7 @@ import subprocess
 from sparsedc.errors import InputError
 
 CHECKS = 3  # of a job's status, for which Slurm must remember that it has ended
+LONGEST_PAUSE = 180  # seconds between two checks, to which Snakemake's plugin draws pauses out
 
 
 def status_command(asked: str | None, seconds: int) -> str:
@@ -25,16 +26,20 @@ def status_command(asked: str | None, seconds: int) -> str:
     cluster = _answer("scontrol", "show", "config")
     if asked != "squeue" and _accounts(cluster):
         return "sacct"
-    remembers = re.search(r"^MinJobAge\s*=\s*(\d+)", cluster, re.MULTILINE)
-    if remembers and int(remembers[1]) >= CHECKS * seconds:
+    found = re.search(r"^MinJobAge\s*=\s*(\d+)", cluster, re.MULTILINE)
+    remembers = int(found[1]) if found else 0
+    if remembers >= max(CHECKS * seconds, LONGEST_PAUSE):
         return "squeue"
+    if _accounts(cluster):
+        remedy = "Set slurm-status-command to sacct in the profile."
+    elif remembers >= LONGEST_PAUSE:
+        remedy = f"Set it to {remembers // CHECKS} or less in the profile."
+    else:
+        remedy = f"Have the cluster's MinJobAge raised to {LONGEST_PAUSE} or more."
     raise InputError(
         "slurm-init-seconds-before-status-checks", seconds,
-        f"Slurm forgets jobs {remembers[1] if remembers else 'some'} seconds after their end (MinJobAge), "
-        + ("" if _accounts(cluster) else "and has no accounting, ")
-        + "so that Snakemake would wait for their end for ever",
-        f"Set it to {int(remembers[1]) // CHECKS if remembers else 0} or less in the profile"
-        + (", or slurm-status-command to sacct." if _accounts(cluster) else "."),
+        f"Slurm forgets jobs {remembers} seconds after their end (MinJobAge), for which Snakemake would wait for ever",
+        remedy,
     )  # fmt: skip
 
 

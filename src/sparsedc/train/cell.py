@@ -61,8 +61,9 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
         try:
             metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
         except SystemExit:
-            with suppress(OSError):  # who listens may have been stopped, too
-                _say(f"{path.stem}: stopped; run it again to go on from here")
+            if ranks.leads:
+                with suppress(OSError):  # who listens may have been stopped, too
+                    _say(f"{path.stem}: stopped; run it again to go on from here")
             raise
         if metrics is not None:
             write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
