@@ -1,0 +1,73 @@
+"""Several processes for one cell, one a GPU: what `sparsedc train --ranks` starts, by PyTorch's launcher (torchrun).
+
+In a Slurm job of several nodes a launcher starts on each of them, and they find each other at the first.
+"""
+
+import os
+import subprocess
+import sys
+import uuid
+
+from sparsedc.errors import InputError
+
+MEETING_VARIABLE = "SPARSEDC_RENDEZVOUS"  # "host:port" where the launchers of several nodes meet
+FIRST_PORT, PORTS = 20_000, 10_000  # of the meeting, below those that systems give away
+
+
+def launch(arguments: list[str], ranks: int, on_gpus: bool) -> int:
+    """Run `sparsedc ARGUMENTS` in so many processes.
+
+    Args:
+        on_gpus: each is to have a GPU of its own.
+
+    Returns:
+        the exit status: of several that failed, that of the first.
+
+    Raises:
+        InputError: the ranks do not divide among the nodes, or a node has not as many GPUs.
+    """
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if ranks % nodes:
+        raise InputError("ranks", ranks, f"cannot be divided among {nodes} nodes", "Start a multiple of these.")
+    if nodes > 1 and MEETING_VARIABLE not in os.environ:
+        return _on_every_node(arguments, nodes)
+    return _here(arguments, nodes, ranks // nodes, on_gpus)
+
+
+def _on_every_node(arguments: list[str], nodes: int) -> int:
+    job = os.environ["SLURM_JOB_ID"]
+    names = subprocess.run(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
+    ).stdout.split()
+    meeting = f"{names[0]}:{FIRST_PORT + int(job) % PORTS}"
+    # The step that this process is in has the same processors and GPUs: they are shared with it.
+    step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
+    return subprocess.run(
+        [*step, sys.executable, "-m", "sparsedc", *arguments], env=os.environ | {MEETING_VARIABLE: meeting}, check=False
+    ).returncode
+
+
+def _here(arguments: list[str], nodes: int, ranks: int, on_gpus: bool) -> int:
+    import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if on_gpus and torch.cuda.device_count() < ranks:
+        raise InputError(
+            "ranks", ranks, f"this machine has {torch.cuda.device_count()} GPUs that may be used",
+            "Start at most as many, or pass `--device cpu`.",
+        )  # fmt: skip
+    config = LaunchConfig(
+        min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, max_restarts=0, monitor_interval=0.1,
+        rdzv_backend="c10d", rdzv_endpoint=os.environ.get(MEETING_VARIABLE, "localhost:0"),
+        run_id=os.environ.get("SLURM_JOB_ID", uuid.uuid4().hex),
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "sparsedc", *arguments)
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        return int(first.exitcode) if first.exitcode > 0 else 128 - int(first.exitcode)
+    except SignalException as asked:  # the ranks have been told, and have ended
+        return 128 + int(asked.sigval)
+    return 0

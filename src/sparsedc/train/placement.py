@@ -1,0 +1,99 @@
+"""Which of a machine's GPUs a cell gets.
+
+Cells share a GPU as long as what they are expected to take of its memory fits. A cell of several GPUs has them to
+itself.
+"""
+
+import subprocess
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+ROOM = 0.9  # share of a GPU's memory that cells may take together: each holds a context, too
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a cell asks for.
+
+    Attributes:
+        gpus: how many it trains on.
+        megabytes: of one's memory.
+    """
+
+    gpus: int = 1
+    megabytes: int = 0
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> "Demand":
+        """Of a command line of `sparsedc train`; nothing special where it cannot be read, as the command will say."""
+        parser = ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+        parser.add_argument("--ranks", type=int, default=1)
+        parser.add_argument("--gpu-mb", type=int, default=0)
+        try:
+            known, _ = parser.parse_known_args(arguments)
+        except (Exception, SystemExit):
+            return cls()
+        return cls(known.ranks, known.gpu_mb)
+
+
+@dataclass
+class Gpus:
+    """The GPUs that may be used, and the cells on them.
+
+    Attributes:
+        memory: megabytes by the GPU's name, as CUDA_VISIBLE_DEVICES has it; None where it is not known.
+        cells: by their number, where they are and what they asked for.
+    """
+
+    memory: dict[str, int | None]
+    cells: dict[int, tuple[list[str], Demand]] = field(default_factory=dict)
+
+    def find(self, demand: Demand) -> list[str] | None:
+        """GPUs for a cell, those on which fewest are at work; None where it has to wait.
+
+        A cell that asks for more than there are does not get any: `[]`.
+        """
+        if demand.gpus > len(self.memory):
+            return []
+        suitable = sorted((gpu for gpu in self.memory if self._suits(gpu, demand)), key=lambda gpu: len(self._on(gpu)))
+        return suitable[: demand.gpus] if len(suitable) >= demand.gpus else None
+
+    def take(self, number: int, gpus: list[str], demand: Demand) -> None:
+        """Put a cell there."""
+        self.cells[number] = gpus, demand
+
+    def leave(self, number: int) -> None:
+        """A cell has ended, if it was on a GPU."""
+        self.cells.pop(number, None)
+
+    def _on(self, gpu: str) -> list[Demand]:
+        return [demand for gpus, demand in self.cells.values() if gpu in gpus]
+
+    def _suits(self, gpu: str, demand: Demand) -> bool:
+        others = self._on(gpu)
+        if not others:
+            return True
+        if demand.gpus > 1 or any(other.gpus > 1 for other in others):
+            return False
+        memory = self.memory[gpu]
+        return memory is None or sum(one.megabytes for one in (demand, *others)) <= ROOM * memory
+
+
+def visible_gpus(environment: Mapping[str, str]) -> dict[str, int | None]:
+    """Megabytes of every GPU of this machine that may be used, by the name that CUDA_VISIBLE_DEVICES gives it, without
+    touching any; None of one that nvidia-smi does not list so."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        listed = ""
+    rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines()]
+    by_index = {index: int(megabytes) for index, _, megabytes in rows}
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return dict(by_index)
+    names = by_index | {uuid: int(megabytes) for _, uuid, megabytes in rows}
+    return {gpu: names.get(gpu) for gpu in visible.split(",") if gpu not in ("", "-1", "NoDevFiles")}
