@@ -9,6 +9,7 @@
 # is part of the cell's path; so a changed hyperparameter trains that cell anew and no other. What a command says
 # goes to its log and to the terminal, so that an error is seen where it happens.
 import os
+import re
 import time
 
 from snakemake.exceptions import WorkflowError
@@ -41,6 +42,7 @@ except InputError as error:
 
 RESULTS = f"results/{STUDY.name}"
 PUBLISHED = STUDY.config.law.published
+KEPT = [name for name, cell in STUDY.cells.items() if cell.keeps_model]
 DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
@@ -92,3 +94,4 @@ rule all:
         f"{RESULTS}/law/law.json",
         f"{RESULTS}/summary.html",
         expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=DRAWN, suffix=["svg", "png"]),
+        expand(f"{RESULTS}/models/{{cell}}", cell=KEPT),

@@ -79,9 +79,9 @@ def main(
 
                 def train(cell: str) -> None:
                     command = [sys.executable, "-c", "from sparsedc.cli import main; main()", "train"]
-                    spec, out, work = folder / "specs" / f"{cell}.json", folder / "out" / way / cell, folder / "work"
+                    spec, metrics = folder / "specs" / f"{cell}.json", folder / "out" / way / cell / "metrics.json"
                     trained = subprocess.run(
-                        [*command, spec, "--tokens", folder / "tokens", "--out", out, "--work", work / way / cell],
+                        [*command, spec, metrics, "--tokens", folder / "tokens", "--work", folder / "work" / way / cell],
                         env=environment | variables, stderr=subprocess.PIPE, text=True,
                     )  # fmt: skip
                     ends.append(time.perf_counter())

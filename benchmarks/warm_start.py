@@ -56,7 +56,7 @@ def main(count: int) -> None:
             spec = folder / "specs" / f"{cell.id}.json"
             spec.parent.mkdir(exist_ok=True)
             spec.write_text(canonical_json(cell.spec.content()))
-            command = ["sparsedc", "train", spec, "--tokens", folder / "tokens", "--out", folder / cell.id]
+            command = ["sparsedc", "train", spec, folder / cell.id / "metrics.json", "--tokens", folder / "tokens"]
             began = time.perf_counter()
             subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
             return time.perf_counter() - began

@@ -278,8 +278,8 @@ def cells(tmp_path: Path) -> list[Path]:
 
 
 def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
-    folder = spec.parent.parent
-    return run.client("train", spec, "--tokens", folder / "tokens", "--out", folder / "out" / spec.stem, *options)
+    folder, metrics = spec.parent.parent, spec.parent.parent / "out" / spec.stem / "metrics.json"
+    return run.client("train", spec, metrics, "--tokens", folder / "tokens", *options)
 
 
 def workers(run: Run) -> list[int]:
@@ -308,7 +308,7 @@ def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path
         pids.update(workers(with_gpus))
     assert len(pids) == 1
     folder = cells[-1].parents[1]
-    arguments = ["train", cells[-1], "--tokens", "tokens", "--out", "alone", "--device", "cpu"]
+    arguments = ["train", cells[-1], "alone/metrics.json", "--tokens", "tokens", "--device", "cpu"]
     program = "from sparsedc.cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, check=True, capture_output=True)
     losses = [

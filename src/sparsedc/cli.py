@@ -203,7 +203,8 @@ def budget(
 @app.command()
 def train(
     spec: Annotated[Path, typer.Argument(help="A cell's spec file.")],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
+    metrics: Annotated[Path, typer.Argument(help="The metrics file to write, such as metrics.json.")],
+    model: Annotated[Path | None, typer.Argument(help="The folder to keep the model in, if it is to be kept.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="Token folder; by default the study's own.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; by default the study's own.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default a GPU if there is one.")] = None,
@@ -217,7 +218,7 @@ def train(
         sys.exit(status)
     from sparsedc.train.cell import run_cell
 
-    run_cell(spec, out, tokens, work, device, threads)
+    run_cell(spec, metrics, tokens, work, device, threads, model)
 
 
 @runs_app.command()

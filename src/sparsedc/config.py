@@ -186,7 +186,7 @@ class Hyperparameters(Section):
 
 
 class Selector(Section):
-    """Picks cells: those that agree with every key given. A key takes a value or a list of values."""
+    """Picks cells: those that agree with every key given, and so with no keys all. A key takes a value or a list."""
 
     size: OneOrMore[str] = None
     density: OneOrMore[Density] = None
@@ -273,6 +273,7 @@ class StudyConfig(Section):
     cells: list[Listed] = []
     exclude: list[Selector] = []
     overrides: list[Override] = []
+    keep_models: list[Selector] = []  # cells whose trained model is kept
     law: Annotated[Law, BeforeValidator(published_by_name)] = Law()
     figures: Figures = Figures()
     sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, to estimate hours and jobs' time limits

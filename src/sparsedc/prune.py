@@ -23,6 +23,8 @@ def leftovers(study: Study, folder: Path) -> list[Path]:
     found = [path for path in _within(folder / "work") if path.name not in fingerprints and not held(path)]
     found += [path for path in _within(folder / "cells") if path.name not in names]
     found += [path for path in _within(folder / "specs") if path.stem not in names]
+    # A model half-written is in a folder whose name says so; it may be of a cell of the study, and be written now.
+    found += [path for path in _within(folder / "models") if _of_model(path) not in names]
     for rule in ("spec", "train", "attempts"):
         found += [path for path in _within(folder / "logs" / rule) if path.stem not in names]
     return found + [path for path in _within(folder / "corpus") if path.name != study.data]
@@ -39,6 +41,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _of_model(path: Path) -> str:
+    """The cell of a model's folder, or of what `atomic.whole_folder` is to make one of."""
+    return path.name.removeprefix(".").removesuffix(".partial")
 
 
 def _within(folder: Path) -> Iterator[Path]:

@@ -21,7 +21,8 @@ class Standing:
 
     Attributes:
         state: one of STATES. `waiting` has not been begun, `failed` was and has ended without a result, `stale` has one
-            of other tokens or of another spec.
+            of other tokens or of another spec, or
+            lacks the model that is to be kept.
     """
 
     cell: str
@@ -55,7 +56,7 @@ def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str,
     path = folder / "cells" / cell.id / "metrics.json"
     if path.exists():
         try:
-            return _result(cell, json.loads(path.read_text(encoding="utf-8")), checksums)
+            return _result(cell, json.loads(path.read_text(encoding="utf-8")), folder, checksums)
         except (ValueError, KeyError, TypeError) as error:
             return "stale", f"{path} cannot be read ({error!r}); delete it"
     if (work / "lock").exists():
@@ -63,13 +64,15 @@ def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str,
     return "waiting", ""
 
 
-def _result(cell: Cell, metrics: dict[str, Any], checksums: dict[str, str]) -> tuple[str, str]:
+def _result(cell: Cell, metrics: dict[str, Any], folder: Path, checksums: dict[str, str]) -> tuple[str, str]:
     row = metrics["row"]
     if row["fingerprint"] != cell.fingerprint:
         return "stale", "was trained from another spec"
     for split, key in (("train", "train_sha256"), (cell.spec.evaluation_split, "held_out_sha256")):
         if checksums.get(split, metrics[key]) != metrics[key]:
             return "stale", f"the {split} tokens have changed since"
+    if cell.keeps_model and not (folder / "models" / cell.id).is_dir():
+        return "stale", "its model is to be kept, and was not"
     if row["status"] == "diverged":
         return "diverged", f"after {row['steps']} of {cell.spec.steps} steps"
     return "done", ""

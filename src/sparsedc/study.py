@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -30,6 +30,8 @@ from sparsedc.numbers import SUFFIXES
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import FINGERPRINT_LENGTH, TEXT, Spec, fingerprint
 
+P = TypeVar("P", bound=Selector)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -37,6 +39,7 @@ class Cell:
 
     role: Role
     spec: Spec
+    keeps_model: bool = False  # in results/<study>/models/<id>/
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,6 +96,8 @@ class Study:
             known = cells.setdefault(cell.id, cell)
             if known.role != cell.role:
                 raise InputError("role", cell.role, f"{cell.id} also has the role {known.role}", "Give it one role.")
+            if cell.keeps_model:  # whichever of its entries is picked
+                cells[cell.id] = cell
         if not cells and self.config.exclude:
             picked = [selector.model_dump(exclude_none=True) for selector in self.config.exclude]
             raise InputError("exclude", picked, "the study has no cells left", "Take one out.")
@@ -123,27 +128,20 @@ class Study:
             yield from cells.values()
         for _, cell in self._kept(self.config.cells, used):
             yield cell
-        selectors = [*self.config.exclude, *self.config.overrides]
-        for index, selector in enumerate(selectors):
-            if index not in used:
-                where = "exclude" if index < len(self.config.exclude) else "overrides"
-                picked = selector.model_dump(exclude_none=True, exclude={"set"})
-                raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
+        for where in ("exclude", "overrides", "keep_models"):
+            for selector in getattr(self.config, where):
+                if id(selector) not in used:
+                    picked = selector.model_dump(exclude_none=True, exclude={"set"})
+                    raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
 
     def _kept(self, candidates: Iterable[Listed], used: set[int]) -> Iterator[tuple[Listed, Cell]]:
         """Those that no exclusion picks; notes which selectors are of use."""
         for listed in candidates:
-            excluded = [i for i, selector in enumerate(self.config.exclude) if _picks(selector, listed)]
-            used.update(excluded)
-            if not excluded:
+            if not _picking(self.config.exclude, listed, used):
                 yield listed, self._cell(listed, used)
 
     def _cell(self, listed: Listed, used: set[int]) -> Cell:
-        chosen: list[Hyperparameters] = []
-        for index, override in enumerate(self.config.overrides, start=len(self.config.exclude)):
-            if _picks(override, listed):
-                used.add(index)
-                chosen.append(override.set)
+        chosen = [override.set for override in _picking(self.config.overrides, listed, used)]
         common, *own = (layer.model_dump(exclude_unset=True) for layer in (self.config.training, *chosen, listed.set))
         merged = _merged(method(listed.method).defaults, common, *own)
         training = validated(Hyperparameters, merged, where="training")
@@ -169,7 +167,7 @@ class Study:
             training=training,
         )
         spec.check()
-        return Cell(role=listed.role, spec=spec)
+        return Cell(role=listed.role, spec=spec, keeps_model=bool(_picking(self.config.keep_models, listed, used)))
 
 
 def _product(factors: Factors, where: str) -> Iterator[Listed]:
@@ -228,6 +226,13 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
             merged.pop("topology_updates", None)
         merged |= layer
     return merged
+
+
+def _picking(selectors: list[P], cell: Listed, used: set[int]) -> list[P]:
+    """Those that pick a cell; notes by their ids that they are of use."""
+    found = [selector for selector in selectors if _picks(selector, cell)]
+    used.update(map(id, found))
+    return found
 
 
 def _picks(selector: Selector, cell: Listed) -> bool:

@@ -77,10 +77,9 @@ def run(write_spec, token_folder, tmp_path):
         command += [
             "train",
             str(path),
+            str(out / "metrics.json"),
             "--tokens",
             str(token_folder),
-            "--out",
-            str(out),
             "--work",
             str(tmp_path / work),
         ]

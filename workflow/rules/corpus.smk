@@ -15,14 +15,15 @@ localrules:
 
 
 # The study as validated: what the commands after training read, so that an edit of the study file while jobs wait in a
-# queue does not reach them. Defaults stay unwritten, because a method may bring others.
+# queue does not reach them. Defaults stay unwritten, because a method may bring others; and whose models are kept, which
+# is nothing to those commands.
 rule study:
     output:
         f"{RESULTS}/study.json",
     log:
         f"{RESULTS}/logs/study.log",
     params:
-        study=canonical_json(STUDY.config.model_dump(mode="json", exclude_unset=True)),
+        study=canonical_json(STUDY.config.model_dump(mode="json", exclude_unset=True, exclude={"keep_models"})),
     shell:
         "printf '%s\\n' {params.study:q} > {output} 2> >(tee {log} >&2)"
 

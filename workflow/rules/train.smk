@@ -41,12 +41,25 @@ rule train:
         * minutes(STUDY.cell(wildcards.cell).spec, STUDY.config.sustained_tflops),
         mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cell(wildcards.cell).spec),
     params:
-        folder=subpath(output[0], parent=True),
         attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again
     shell:
         "mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
-        " sparsedc train {input.spec} --out {params.folder} --threads {threads}"
+        " sparsedc train {input.spec} {output} --threads {threads}"
         " 2> >(trap '' INT TERM; tee -a {params.attempts} | tee {log} >&2)"
+
+
+# Of some cells the model is kept, too. Snakemake compares a finished cell with this rule or with the one above, whichever
+# is now the cell's: both say the same of its metrics, so that only a model that is missing trains it again.
+if KEPT:
+
+    use rule train as train_kept with:
+        output:
+            f"{RESULTS}/cells/{{cell}}/metrics.json",
+            directory(f"{RESULTS}/models/{{cell}}"),
+        wildcard_constraints:
+            cell="|".join(re.escape(cell) for cell in KEPT),
+
+    ruleorder: train_kept > train
 
 
 rule index:

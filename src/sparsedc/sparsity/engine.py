@@ -13,7 +13,7 @@ or the rank.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -263,6 +263,15 @@ class SparseEngine:
                 raise RuntimeError(f"{layer.name} has {active} active blocks instead of {layer.active}")
             if stray:
                 raise RuntimeError(f"{layer.name} has inactive weights that are not zero")
+
+    @torch.no_grad()
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and its weights, [rows, columns], as the optimizer keeps them: float32, in host memory."""
+        for layer, here in zip(self.layers, self._places, strict=True):
+            assert self.optimizer is not None
+            whole = torch.zeros_like(layer.weight, dtype=torch.float32, requires_grad=False)
+            layer.blocks.scatter(whole, layer.ids(), self.optimizer.master[here])
+            yield layer.name, whole.cpu()
 
     def mask_hash(self) -> str:
         """SHA-256 of all masks: equal on every rank and device, or something is wrong."""

@@ -23,8 +23,17 @@ from sparsedc.train.trainer import Trainer
 REPORT_SECONDS = 30.0  # between lines about a cell in training
 
 
-def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int) -> None:
-    """Train a cell and write `metrics.json` into `out`, whole or not at all.
+def run_cell(
+    path: Path,
+    out: Path,
+    tokens: Path | None,
+    work: Path | None,
+    device: str | None,
+    threads: int,
+    model: Path | None = None,
+) -> None:
+    """Train a cell and write its metrics to the file `out`, and before that the model to the folder `model`, if one is
+    named; each whole or not at all.
 
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
@@ -33,7 +42,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     them writes.
 
     Raises:
-        InputError: spec, tokens or device cannot be used, or another process is training this cell.
+        InputError: spec, tokens, device or the model's folder cannot be used, or another process is training this cell.
     """
     spec = read_spec(path)
     study = path.resolve().parent.parent
@@ -46,6 +55,11 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
         torch.cuda.set_device(chosen)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(chosen.type == "cpu")
+    keep = None
+    if model is not None:
+        from sparsedc.train.export import keeper  # which imports what training does without
+
+        keep = keeper(model, tokens)
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
     with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
         last = time.monotonic()
@@ -59,14 +73,14 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
                 _say(f"{path.stem}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
 
         try:
-            metrics = train_cell(spec, train, held_out, work, chosen, report, ranks)
+            metrics = train_cell(spec, train, held_out, work, chosen, report, ranks, keep)
         except SystemExit:
             if ranks.leads:
                 with suppress(OSError):  # who listens may have been stopped, too
                     _say(f"{path.stem}: stopped; run it again to go on from here")
             raise
         if metrics is not None:
-            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
+            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out)
             delete_checkpoints(work)
         ranks.wait()
     if metrics is None:

@@ -37,6 +37,7 @@ def train_cell(
     device: torch.device,
     report: Callable[[Trainer], None],
     ranks: Ranks = ALONE,
+    keep: Callable[[Trainer, dict[str, Any] | None], None] | None = None,
 ) -> dict[str, Any] | None:
     """Train a cell, or resume it from its checkpoint, and evaluate it.
 
@@ -46,6 +47,7 @@ def train_cell(
         work: where checkpoints go; held by this process alone (`checkpoint.exclusive`).
         report: called at intervals with the trainer, at most about a hundred times.
         ranks: that train it together, all calling this.
+        keep: called on all ranks with the trained cell and what this returns.
 
     Returns:
         the metrics, as JSON, on the leading rank: `row` holds the runs table's columns but for study and role.
@@ -111,7 +113,10 @@ def train_cell(
     if device.type == "cuda":
         torch.cuda.empty_cache()  # training's cache is of other sizes than evaluation's
     evaluated = None if diverged else evaluate(trainer, validation)
-    return metrics(trainer, evaluated, train, validation) if ranks.leads else None
+    found = metrics(trainer, evaluated, train, validation) if ranks.leads else None
+    if keep is not None:
+        keep(trainer, found)
+    return found
 
 
 def evaluate(trainer: Trainer, tokens: Tokens) -> HeldOut:
