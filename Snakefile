@@ -17,7 +17,7 @@ from snakemake.utils import min_version
 
 from sparsedc import slurm
 from sparsedc.corpus.sources import watched_files, watched_versions
-from sparsedc.demand import host_megabytes, minutes
+from sparsedc.demand import device_megabytes, host_megabytes, minutes, small
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES, OBSERVED, drawn
 from sparsedc.spec import canonical_json
@@ -51,16 +51,9 @@ os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 
 # Before the first job is submitted, as Snakemake would wait for ever for news of jobs that this cluster cannot give.
 onstart:
-    settings = workflow.executor_settings
     if workflow.executor_plugin.name == "slurm":
         try:
-            settings.status_command = slurm.status_command(
-                settings.status_command, settings.init_seconds_before_status_checks
-            )
-            submitted = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-            asked = {(job.resources.get("slurm_partition"), bool(job.resources.get("gpu"))) for job in submitted}
-            for partition, gpus in asked:
-                slurm.check_partition(partition, gpus)
+            slurm.preflight(workflow.executor_settings, [job for job in workflow.dag.needrun_jobs() if not job.is_local])
         except InputError as error:
             raise WorkflowError(str(error)) from None
 

@@ -208,17 +208,27 @@ def train(
     tokens: Annotated[Path | None, typer.Option(help="Token folder; by default the study's own.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; by default the study's own.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default a GPU if there is one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of all ranks of a machine together.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train it together, each on a GPU of its own.")] = 1,
+    gpu_mb: Annotated[
+        int, typer.Option(min=0, help="GPU memory that it will take: cells of one run share a GPU while theirs fits.")
+    ] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="PyTorch's deterministic algorithms on a GPU, too; slower.")
+    ] = False,
 ) -> None:
     """Train and evaluate one cell."""
+    from sparsedc.train.launch import launch, launched
     from sparsedc.train.warm import run_warm
 
     status = run_warm(sys.argv[1:])
+    if status is None and ranks > 1 and not launched():
+        status = launch(sys.argv[1:], ranks, device)
     if status is not None:
         sys.exit(status)
     from sparsedc.train.cell import run_cell
 
-    run_cell(spec, metrics, tokens, work, device, threads, model)
+    run_cell(spec, metrics, tokens, work, device, threads, model, deterministic)
 
 
 @runs_app.command()

@@ -41,10 +41,19 @@ def rows_and_columns(value: object) -> object:
     return value
 
 
+def nodes_and_gpus(value: object) -> object:
+    if isinstance(value, int):
+        return 1, value
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("should be a number, or [nodes, GPUs of each]")
+    return value
+
+
 Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0, le=10**18)]  # a column of the runs table holds it
 T = TypeVar("T")
 OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
+GpuCount = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(nodes_and_gpus)]
 Block = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(rows_and_columns)]
 
 
@@ -276,6 +285,7 @@ class StudyConfig(Section):
     keep_models: list[Selector] = []  # cells whose trained model is kept
     law: Annotated[Law, BeforeValidator(published_by_name)] = Law()
     figures: Figures = Figures()
+    gpus: dict[str, GpuCount] = {}  # size -> those that train one of its cells together; elsewhere one
     sustained_tflops: Annotated[float, Field(gt=0)] = 0.02  # of one device, to estimate hours and jobs' time limits
 
     @model_validator(mode="after")

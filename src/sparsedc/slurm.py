@@ -6,11 +6,30 @@ ever: `sacct` without accounting, `squeue` where Slurm forgets jobs too soon.
 
 import re
 import subprocess
+from collections.abc import Iterable
+from typing import Any
 
 from sparsedc.errors import InputError
 
 CHECKS = 3  # of a job's status, for which Slurm must remember that it has ended
 LONGEST_PAUSE = 180  # seconds between two checks, to which Snakemake's plugin draws pauses out
+
+
+def preflight(settings: Any, jobs: Iterable[Any]) -> None:
+    """Check what a run needs of the cluster, and set the command that tells of jobs' ends.
+
+    Args:
+        settings: of Snakemake's Slurm plugin.
+        jobs: that are to be submitted.
+
+    Raises:
+        InputError: the run would fail, or never end.
+    """
+    settings.status_command = status_command(settings.status_command, settings.init_seconds_before_status_checks)
+    for partition, gpus in {
+        (job.resources.get("slurm_partition"), "gpu" in (job.resources.get("gres") or "")) for job in jobs
+    }:
+        check_partition(partition, gpus)
 
 
 def status_command(asked: str | None, seconds: int) -> str:
@@ -63,10 +82,8 @@ def check_partition(partition: str | None, gpus: bool) -> None:
         )  # fmt: skip
     with_gpus = {one.rstrip("*") for one, resources in nodes if "gpu" in resources}
     if gpus and name not in with_gpus:
-        raise InputError(
-            "slurm_partition", name, "has no GPUs, for which cells ask",
-            f"Use {', '.join(sorted(with_gpus))}." if with_gpus else "Take `gpu` out of the profile to train on CPUs.",
-        )  # fmt: skip
+        remedy = f"Use {', '.join(sorted(with_gpus))}." if with_gpus else "Set `gres` of train to '' to train on CPUs."
+        raise InputError("slurm_partition", name, "has no GPUs, for which cells ask", remedy)
 
 
 def _accounts(cluster: str) -> bool:

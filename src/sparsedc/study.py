@@ -119,6 +119,10 @@ class Study:
                 "Run snakemake again.",
             ) from None  # fmt: skip
 
+    def gpus(self, name: str) -> tuple[int, int]:
+        """On how many nodes, and on how many GPUs of each, a cell is trained; its id as in `cell`."""
+        return self.config.gpus.get(self.cell(name).spec.size, (1, 1))
+
     def _expand(self) -> Iterator[Cell]:
         used: set[int] = set()
         for number, factors in enumerate(self.config.grid):
@@ -201,6 +205,20 @@ def _product(factors: Factors, where: str) -> Iterator[Listed]:
         )
 
 
+def _check_gpus(study: Study) -> None:
+    for size, (nodes, each) in study.config.gpus.items():
+        cells = [cell.spec for cell in study.cells.values() if cell.spec.size == size]
+        if not cells:
+            raise InputError("gpus", size, "is the size of no cell of the study", "Correct it or take it out.")
+        for spec in cells:
+            sequences = spec.training.batch_tokens // spec.sequence_length
+            if sequences % (nodes * each):
+                raise InputError(
+                    f"gpus.{size}", nodes * each, f"do not divide the {sequences} sequences of a batch",
+                    "Give a number that does.",
+                )  # fmt: skip
+
+
 def _check_sweep(factors: Factors, cells: Mapping[Listed, Cell], where: str) -> None:
     """Refuse to sweep what makes no other cell anywhere in the grid."""
     for key, values in factors.sweep.items():
@@ -256,6 +274,7 @@ def load_study(source: Path | Mapping[str, Any]) -> Study:
     content = _read_yaml(source) if isinstance(source, Path) else dict(source)
     study = Study(validated(StudyConfig, content, where=""))
     _ = study.cells  # expands and checks every cell
+    _check_gpus(study)
     for form in study.config.law.forms:
         get_form(form)
     return study

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from sparsedc.atomic import write_text
-from sparsedc.corpus.tokens import open_tokens
+from sparsedc.corpus.tokens import Tokens, open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
-from sparsedc.spec import fingerprint, read_spec
+from sparsedc.spec import Spec, fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoints
+from sparsedc.train.launch import launched
 from sparsedc.train.lock import exclusive
 from sparsedc.train.loop import train_cell
-from sparsedc.train.ranks import joined, launched
+from sparsedc.train.ranks import joined
 from sparsedc.train.trainer import Trainer
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
@@ -31,6 +32,7 @@ def run_cell(
     device: str | None,
     threads: int,
     model: Path | None = None,
+    deterministic: bool = False,
 ) -> None:
     """Train a cell and write its metrics to the file `out`, and before that the model to the folder `model`, if one is
     named; each whole or not at all.
@@ -38,8 +40,11 @@ def run_cell(
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
 
+    The result also stays in `work`, and a finished cell is not trained again on the same tokens: Snakemake deletes
+    outputs that were written when it was killed, and all of a packed job's when one of its cells has failed.
+
     Under torchrun, which starts several processes that all call this, they train the cell together, and the first of
-    them writes.
+    them writes. They share the `threads`.
 
     Raises:
         InputError: spec, tokens, device or the model's folder cannot be used, or another process is training this cell.
@@ -53,14 +58,22 @@ def run_cell(
     )
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(chosen.type == "cpu")
+    torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS may add up in any order
+    torch.use_deterministic_algorithms(deterministic or chosen.type == "cpu")
     keep = None
     if model is not None:
         from sparsedc.train.export import keeper  # which imports what training does without
 
         keep = keeper(model, tokens)
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    finished = work / "metrics.json"
+    if (model is None or model.exists()) and (known := _result(finished, spec, train, held_out)):
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_text(known, out)
+            _say(f"{path.stem}: finished before; {finished} has kept its result")
+        return
     with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
         last = time.monotonic()
 
@@ -80,7 +93,9 @@ def run_cell(
                     _say(f"{path.stem}: stopped; run it again to go on from here")
             raise
         if metrics is not None:
-            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out)
+            text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+            for place in (finished, out):
+                write_text(text, place)
             delete_checkpoints(work)
         ranks.wait()
     if metrics is None:
@@ -89,6 +104,17 @@ def run_cell(
     result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)
     _say(f"{path.stem}: {result}" + (f" | {progress}" if progress else ""))
+
+
+def _result(path: Path, spec: Spec, train: Tokens, held_out: Tokens) -> str | None:
+    """The metrics of a finished cell, if they are of this spec and of these tokens."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        metrics = json.loads(text)
+        found = metrics["row"]["fingerprint"], metrics["train_sha256"], metrics["held_out_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return text if found == (fingerprint(spec.content()), train.sha256, held_out.sha256) else None
 
 
 def _device(name: str | None) -> torch.device:

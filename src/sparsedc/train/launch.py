@@ -11,14 +11,20 @@ import uuid
 from sparsedc.errors import InputError
 
 MEETING_VARIABLE = "SPARSEDC_RENDEZVOUS"  # "host:port" where the launchers of several nodes meet
+FAREWELL = 120  # seconds for ranks that are asked to stop, in which they write a checkpoint
 FIRST_PORT, PORTS = 20_000, 10_000  # of the meeting, below those that systems give away
 
 
-def launch(arguments: list[str], ranks: int, on_gpus: bool) -> int:
+def launched() -> bool:
+    """Has torchrun, or another launcher, started this process as one of several?"""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(arguments: list[str], ranks: int, device: str | None) -> int:
     """Run `sparsedc ARGUMENTS` in so many processes.
 
     Args:
-        on_gpus: each is to have a GPU of its own.
+        device: on which each is to train; None: on a GPU of its own, if there are any.
 
     Returns:
         the exit status: of several that failed, that of the first.
@@ -31,7 +37,7 @@ def launch(arguments: list[str], ranks: int, on_gpus: bool) -> int:
         raise InputError("ranks", ranks, f"cannot be divided among {nodes} nodes", "Start a multiple of these.")
     if nodes > 1 and MEETING_VARIABLE not in os.environ:
         return _on_every_node(arguments, nodes)
-    return _here(arguments, nodes, ranks // nodes, on_gpus)
+    return _here(arguments, nodes, ranks // nodes, device)
 
 
 def _on_every_node(arguments: list[str], nodes: int) -> int:
@@ -47,13 +53,14 @@ def _on_every_node(arguments: list[str], nodes: int) -> int:
     ).returncode
 
 
-def _here(arguments: list[str], nodes: int, ranks: int, on_gpus: bool) -> int:
+def _here(arguments: list[str], nodes: int, ranks: int, device: str | None) -> int:
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(FAREWELL))
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if on_gpus and torch.cuda.device_count() < ranks:
+    if device is None and torch.cuda.is_available() and torch.cuda.device_count() < ranks:
         raise InputError(
             "ranks", ranks, f"this machine has {torch.cuda.device_count()} GPUs that may be used",
             "Start at most as many, or pass `--device cpu`.",

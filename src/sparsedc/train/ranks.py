@@ -5,13 +5,14 @@ Weights, optimizer and masks are the same on all ranks; gradients are averaged, 
 only. A checkpoint therefore fits any number of ranks. A large dense model's state is divided instead (`shards`).
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+
+from sparsedc.train.launch import launched
 
 
 class ShortOfMemoryError(Exception):
@@ -87,11 +88,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def launched() -> bool:
-    """Has torchrun, or another launcher, started this process as one of several?"""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager

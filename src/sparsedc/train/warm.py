@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import TypedDict
 
+from sparsedc.train.launch import launched
+
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 SERVER = "sparsedc.train.server"
@@ -45,7 +47,7 @@ def run_warm(arguments: list[str]) -> int | None:
         does the work itself.
     """
     run = os.environ.get(RUN_VARIABLE)
-    if run is None or FORKED_VARIABLE in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's own children
+    if run is None or FORKED_VARIABLE in os.environ or launched():
         return None
     try:
         connection = _connect(run)
