@@ -85,15 +85,27 @@ def check(config: StudyFile) -> None:
 @study_app.command()
 def show(
     config: StudyFile,
-    tflops: Annotated[float | None, typer.Option(help="Sustained TFLOP/s of a device, in place of the file's.")] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="What a device sustains, in place of the file's: MFU × its peak, such as 0.4 × 989 TFLOP/s."),
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="A runs table: hours by what its finished cells have sustained, size by size.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List a study's cells with parameters, tokens, FLOPs and estimated hours."""
+    """List a study's cells with parameters, tokens and FLOPs, and what they will cost: hours, memory and disk."""
+    from sparsedc import speed
     from sparsedc.listing import listing, render
 
+    if tflops is not None and measured is not None:
+        raise InputError("tflops", tflops, "--measured says it already", "Give one of the two.")
     study = _load(config)
-    table = listing(study, tflops or study.config.sustained_tflops)
-    print(table.to_json(orient="records", double_precision=15) if as_json else render(table))
+    known = speed.stated(study.config.sustained_tflops if tflops is None else tflops)
+    if measured is not None:
+        known = speed.measured(measured)
+    table = listing(study, known)
+    print(table.to_json(orient="records", double_precision=15) if as_json else render(table, known))
 
 
 @study_app.command()
@@ -144,9 +156,10 @@ def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table
     """Write the list of a study's cells as a tab-separated table."""
     from sparsedc.atomic import write_text
     from sparsedc.listing import listing
+    from sparsedc.speed import stated
 
     study = _load(config)
-    write_text(listing(study, study.config.sustained_tflops).to_csv(sep="\t", index=False), out)
+    write_text(listing(study, stated(study.config.sustained_tflops)).to_csv(sep="\t", index=False), out)
 
 
 @study_app.command()

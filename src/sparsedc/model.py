@@ -6,6 +6,7 @@ feed-forward layer of three projections; embedding and head are untied, nothing 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sparsedc.config import Shape
@@ -68,6 +69,7 @@ class ParameterCounts:
         return self.total - self.maskable + active_maskable
 
 
+@lru_cache  # the cells of a study share few
 def count_parameters(shape: Shape, vocab_size: int) -> ParameterCounts:
     return ParameterCounts(
         embedding=vocab_size * shape.width,
