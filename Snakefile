@@ -53,7 +53,9 @@ os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 onstart:
     if workflow.executor_plugin.name == "slurm":
         try:
-            slurm.preflight(workflow.executor_settings, [job for job in workflow.dag.needrun_jobs() if not job.is_local])
+            slurm.preflight(
+                workflow.executor_settings, [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+            )
         except InputError as error:
             raise WorkflowError(str(error)) from None
 
@@ -72,6 +74,7 @@ wildcard_constraints:
 
 if not PUBLISHED:
 
+    include: "workflow/rules/common.smk"
     include: "workflow/rules/corpus.smk"
     include: "workflow/rules/train.smk"
 

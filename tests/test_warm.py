@@ -24,7 +24,8 @@ import yaml
 
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
-from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, gpus, run_warm
+from sparsedc.train.placement import Demand, Gpus, visible_gpus
+from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
@@ -245,15 +246,28 @@ def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folde
 # -------------------------------------------------------------------------------------------------------- workers
 
 
-@pytest.fixture(scope="module")
-def with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run_with_two_gpus(folder: Path) -> Run:
     """A run on a machine of which nvidia-smi says that it has two GPUs; cells train on the CPU all the same."""
-    run = Run(tmp_path_factory.mktemp("g"))
+    run = Run(folder)
     smi = run.folder / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 0\necho 1\n")
+    smi.write_text("#!/bin/sh\necho 0, GPU-a, 80000\necho 1, GPU-b, 80000\n")
     smi.chmod(0o755)
     run.environment |= {"PATH": f"{run.folder}:{run.environment['PATH']}"}
     run.environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return run
+
+
+@pytest.fixture(scope="module")
+def with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """For tests that build on each other's workers."""
+    run = run_with_two_gpus(tmp_path_factory.mktemp("g"))
+    yield run
+    run.end()
+
+
+@pytest.fixture(scope="module")
+def with_two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = run_with_two_gpus(tmp_path_factory.mktemp("t"))
     yield run
     run.end()
 
@@ -277,9 +291,12 @@ def cells(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def metrics_of(spec: Path) -> Path:
+    return spec.parents[1] / "out" / spec.stem / "metrics.json"
+
+
 def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
-    folder, metrics = spec.parent.parent, spec.parent.parent / "out" / spec.stem / "metrics.json"
-    return run.client("train", spec, metrics, "--tokens", folder / "tokens", *options)
+    return run.client("train", spec, metrics_of(spec), "--tokens", spec.parents[1] / "tokens", *options)
 
 
 def workers(run: Run) -> list[int]:
@@ -481,17 +498,115 @@ def test_a_daemon_that_the_user_runs_is_left_to_the_user(with_mps: Run, cells: l
     assert "CUDA_VISIBLE_DEVICES = 5" in train(with_mps, cells[0]).communicate(timeout=60)[1]
 
 
+def test_a_cell_of_two_gpus_has_them_to_itself_and_others_wait_for_their_turn(
+    with_two_gpus: Run, cells: list[Path]
+) -> None:
+    """Ranks on the CPU wait for no GPU of their own, but the server gives them two all the same."""
+    run = with_two_gpus
+    with held(cells[0]) as release:
+        first = train(run, cells[0], "--device", "cpu")
+        (one,) = wait_for(lambda: workers(run))
+        pair = train(run, cells[1], "--device", "cpu", "--ranks", "2")
+        time.sleep(0.5)
+        third = train(run, cells[2], "--device", "cpu")  # there is room for it, but it is not its turn
+        time.sleep(1)
+        assert workers(run) == [one]
+        release()
+        assert first.wait(60) == 0
+        launcher = wait_for(lambda: set(workers(run)) - {one}).pop()
+        wait_for(lambda: not alive(one))  # it has left the GPU
+        ranks = wait_for(lambda: len(found := children(launcher)) == 2 and found)  # which import torch for seconds
+        for rank in ranks:
+            assert "CUDA_VISIBLE_DEVICES=0,1" in Path(f"/proc/{rank}/environ").read_text().split("\0")
+        time.sleep(1)
+        assert workers(run) == [launcher]
+        assert pair.wait(120) == 0, pair.communicate()
+        assert third.wait(120) == 0, third.communicate()
+    assert json.loads(metrics_of(cells[1]).read_text())["ranks"] == 2
+
+
+def test_more_gpus_than_there_are_is_an_error_at_once(with_two_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
+    client = train(with_two_gpus, cells[0], "--ranks", "5", "--device", "cpu")
+    assert "which 5 ranks cannot share" in client.communicate(timeout=60)[1]
+    assert client.returncode == 2
+
+
+def test_a_client_that_dies_in_the_queue_leaves_it(with_two_gpus: Run, cells: list[Path]) -> None:
+    run = with_two_gpus
+    with held(cells[0]) as release:
+        first = train(run, cells[0], "--device", "cpu", "--gpu-mb", "70000")
+        wait_for(lambda: len(workers(run)) == 1)
+        pair = train(run, cells[1], "--device", "cpu", "--ranks", "2")
+        time.sleep(1)
+        pair.kill()
+        pair.wait()
+        second = train(run, cells[2], "--device", "cpu", "--gpu-mb", "70000")
+        assert second.wait(60) == 0  # on the other GPU
+        release()
+        assert first.wait(60) == 0
+    assert not metrics_of(cells[1]).exists()
+
+
+def test_cells_share_a_gpu_while_their_memory_fits() -> None:
+    gpus = Gpus({"0": 80_000, "1": None})
+    large, little = Demand(megabytes=50_000), Demand(megabytes=20_000)
+    gpus.take(1, ["0"], large)
+    assert gpus.find(large) == ["1"]
+    gpus.take(2, ["1"], large)
+    assert gpus.find(little) == ["0"]
+    gpus.take(3, ["0"], little)
+    assert gpus.find(little) == ["1"]  # of which it is not known what it holds
+    gpus.leave(2)
+    assert gpus.find(Demand(2)) is None
+    gpus.leave(1)
+    gpus.leave(3)
+    assert gpus.find(Demand(2)) == ["0", "1"]
+    gpus.take(4, ["0", "1"], Demand(2))
+    assert gpus.find(Demand()) is None
+    assert gpus.find(Demand(3)) == []
+    gpus.leave(4)
+    assert gpus.find(Demand(megabytes=10**9)) == ["0"]  # alone, whatever it says
+
+
+@pytest.mark.parametrize(
+    ("arguments", "demand"),
+    [
+        ("train s m", Demand()),
+        ("train s m folder --ranks 2 --gpu-mb=300 --threads 4", Demand(2, 300)),
+        ("train s m --ranks two", Demand()),
+    ],
+)
+def test_the_demand_is_read_off_the_command_line(arguments: str, demand: Demand) -> None:
+    assert Demand.of(arguments.split()) == demand
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0, GPU-8ab, 81559\necho 1, GPU-9cd, 40960\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
 @pytest.mark.parametrize(
     ("visible", "found"),
-    [("0,2", ["0", "2"]), ("GPU-8ab", ["GPU-8ab"]), ("", []), ("-1", []), ("NoDevFiles", [])],
+    [
+        ("1,0", {"1": 40960, "0": 81559}),
+        ("GPU-8ab", {"GPU-8ab": 81559}),
+        ("MIG-1", {"MIG-1": None}),
+        ("", {}),
+        ("-1", {}),
+        ("NoDevFiles", {}),
+    ],
 )
-def test_visible_devices_are_the_gpus(visible: str, found: list[str]) -> None:
-    assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == found
+def test_visible_devices_are_the_gpus(nvidia_smi: None, visible: str, found: dict[str, int | None]) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == found
+    assert visible_gpus({}) == {"0": 81559, "1": 40960}
 
 
 def test_without_nvidia_smi_there_are_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus({}) == []
+    assert visible_gpus({}) == {}
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2"}) == {"2": None}
 
 
 def test_without_a_run_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

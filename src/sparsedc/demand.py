@@ -5,7 +5,7 @@ import math
 from sparsedc.spec import Spec
 
 START_MINUTES = 15  # imports, compilation, reading tokens, and evaluation
-SMALL_MINUTES = 10.0
+SMALL_MINUTES = 10.0  # of training, below which a job's start is a large part of it
 LEEWAY = 2.0  # times the estimated minutes
 FRAMEWORK_MEGABYTES = 6000  # PyTorch with CUDA in host memory
 BYTES_A_PARAMETER = 16  # a model begins, and its checkpoints are made, in host memory

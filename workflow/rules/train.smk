@@ -8,18 +8,6 @@ localrules:
 
 
 RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
-TFLOPS = STUDY.config.sustained_tflops
-SMALL = "small"  # a cluster's job takes several of these cells, side by side, where `group-components` says how many
-SIDE_BY_SIDE = workflow.group_settings.group_components.get(SMALL, 1)
-
-
-def devices(cell):
-    nodes, each = STUDY.gpus(cell)
-    return nodes * each
-
-
-def is_small(cell):
-    return small(STUDY.cell(cell).spec, TFLOPS, devices(cell))
 
 
 rule spec:
@@ -48,22 +36,16 @@ rule train:
     log:
         f"{RESULTS}/logs/train/{{cell}}.log",
     priority: lambda wildcards: RANK[wildcards.cell]
-    group: lambda wildcards: SMALL if is_small(wildcards.cell) else None
+    group:
+        packed
     threads: lambda wildcards: STUDY.gpus(wildcards.cell)[1]
     resources:
-        runtime=lambda wildcards, attempt: attempt
-        * minutes(
-            STUDY.cell(wildcards.cell).spec,
-            TFLOPS,
-            devices(wildcards.cell),
-            SIDE_BY_SIDE if is_small(wildcards.cell) else 1,
-        ),
+        runtime=runtime,
         mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cell(wildcards.cell).spec),
-        ranks=lambda wildcards: devices(wildcards.cell),
+        ranks=ranks,
         gpu_mb=lambda wildcards: device_megabytes(STUDY.cell(wildcards.cell).spec),
-        # For Slurm. A string, as numbers of cells in one job are added up.
-        gres=lambda wildcards: f"gpu:{STUDY.gpus(wildcards.cell)[1]}",
-        nodes=lambda wildcards: STUDY.gpus(wildcards.cell)[0] if STUDY.gpus(wildcards.cell)[0] > 1 else None,
+        gres=lambda wildcards: f"gpu:{STUDY.gpus(wildcards.cell)[1]}",  # of a node; a job's numbers would be added up
+        nodes=nodes,
     params:
         attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again
     shell:

@@ -1,0 +1,27 @@
+# What a cell's job asks of a machine or a cluster.
+
+
+SMALL = "small"  # the group of cells that share a job on a cluster, where `group-components` says how many do
+SIDE_BY_SIDE = workflow.group_settings.group_components.get(SMALL, 1)
+
+
+def ranks(wildcards):
+    nodes, each = STUDY.gpus(wildcards.cell)
+    return nodes * each
+
+
+def nodes(wildcards):
+    """For Slurm; not said where there is one, as numbers of cells in one job are added up."""
+    nodes, _ = STUDY.gpus(wildcards.cell)
+    return nodes if nodes > 1 else None
+
+
+def packed(wildcards):
+    spec = STUDY.cell(wildcards.cell).spec
+    return SMALL if small(spec, STUDY.config.sustained_tflops, ranks(wildcards)) else None
+
+
+def runtime(wildcards, attempt):
+    spec = STUDY.cell(wildcards.cell).spec
+    beside = SIDE_BY_SIDE if packed(wildcards) else 1
+    return attempt * minutes(spec, STUDY.config.sustained_tflops, ranks(wildcards), beside)
