@@ -12,6 +12,7 @@ import os
 import time
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.utils import min_version
 
 from sparsedc import slurm

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from sparsedc.driver import end_with_driver
 from sparsedc.errors import InputError, SparsedcWarning
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ LawFile = Annotated[str, typer.Argument(help="`published`, or a fit's JSON file.
 def main() -> None:
     """Run the command line; exit status 2 for an input that cannot be used."""
     warnings.showwarning = _show_warning
+    end_with_driver()
     try:
         app()
     except InputError as error:

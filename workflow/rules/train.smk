@@ -21,6 +21,15 @@ rule spec:
         "printf '%s\\n' {params.spec:q} > {output} 2> >(tee {log} >&2)"
 
 
+# A metrics.json is whole wherever it stands. If Snakemake was killed before it had noted that its job is done, it would
+# train the cell again: the mark of an unfinished job goes.
+def budget_of(wildcards):
+    metrics = IOFile(f"{RESULTS}/cells/{wildcards.cell}/metrics.json")
+    if os.path.exists(metrics) and workflow.persistence.metadata(metrics) is None:
+        workflow.persistence.cleanup_metadata(metrics)
+    return f"{CORPUS}/budgets/{STUDY.cell(wildcards.cell).spec.unique_tokens}.json"
+
+
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
 # checks against the hash in its name, says what is trained. Checkpoints lie in {RESULTS}/work/<hash>, which is no
 # output, because Snakemake deletes those before it starts a job again. A signal to stop reaches every process of a job:
@@ -30,7 +39,7 @@ rule train:
         spec=f"{RESULTS}/specs/{{cell}}.json",
         manifest=rules.tokens.output.manifest,  # holds the checksums of the tokens, which are too large to compare
         tokens=ancient([rules.tokens.output.train, rules.tokens.output.held_out]),
-        budget=lambda wildcards: f"{CORPUS}/budgets/{STUDY.cell(wildcards.cell).spec.unique_tokens}.json",
+        budget=budget_of,
     output:
         f"{RESULTS}/cells/{{cell}}/metrics.json",
     log:

@@ -24,7 +24,8 @@ REPORT_SECONDS = 30.0  # between lines about a cell in training
 
 
 def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int) -> None:
-    """Train a cell and write `metrics.json` into `out`, whole or not at all.
+    """Train a cell and write `metrics.json` into `out`, whole or not at all; if another process trains it just now, wait
+    for that, and be content with what it writes.
 
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
@@ -33,7 +34,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     them writes.
 
     Raises:
-        InputError: spec, tokens or device cannot be used, or another process is training this cell.
+        InputError: spec, tokens or device cannot be used, or another process is training this cell and goes on with that.
     """
     spec = read_spec(path)
     study = path.resolve().parent.parent
@@ -47,7 +48,13 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(chosen.type == "cpu")
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    result = out / "metrics.json"
+    before = _version(result)
     with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
+        if not ranks.all(_version(result) == before, chosen):
+            if ranks.leads:
+                _say(f"{path.stem}: another process has trained it")
+            return
         last = time.monotonic()
 
         def report(trainer: Trainer) -> None:
@@ -66,15 +73,24 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
                     _say(f"{path.stem}: stopped; run it again to go on from here")
             raise
         if metrics is not None:
-            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", out / "metrics.json")
+            write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", result)
             delete_checkpoints(work)
         ranks.wait()
     if metrics is None:
         return
     row = metrics["row"]
-    result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
+    loss = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)
-    _say(f"{path.stem}: {result}" + (f" | {progress}" if progress else ""))
+    _say(f"{path.stem}: {loss}" + (f" | {progress}" if progress else ""))
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Another one for each file that takes this path; None while there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _device(name: str | None) -> torch.device:
