@@ -53,9 +53,8 @@ os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 onstart:
     if workflow.executor_plugin.name == "slurm":
         try:
-            slurm.preflight(
-                workflow.executor_settings, [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-            )
+            submitted = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+            slurm.preflight(workflow.executor_settings, submitted, workflow.execution_settings.retries + 1)
         except InputError as error:
             raise WorkflowError(str(error)) from None
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,6 +197,13 @@ def test_a_run_that_could_not_end_does_not_begin(
     assert not (folder / "results").exists()
 
 
+NODES = """gpu|up|2-00:00:00|gpu:h100:8(S:0-1)
+gpu|up|2-00:00:00|(null)
+7|up|infinite|nvme:1,gpu:2
+cpu|up|2:00:00|(null)
+scratch|up|infinite|gpu_scratch:100G
+broken|down|infinite|gpu:4
+"""
 CONFIG = "AccountingStorageType   = {storage}\nMinJobAge               = {age} sec\n"
 
 
@@ -203,7 +211,7 @@ CONFIG = "AccountingStorageType   = {storage}\nMinJobAge               = {age} s
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Slurm of stand-in commands: which storage of accounts it has, how long it remembers jobs, does sacct work."""
 
-    def make(storage: str, age: int, sacct: bool, nodes: str = "gpu* gpu:2\ncpu (null)\n") -> None:
+    def make(storage: str, age: int, sacct: bool, nodes: str = NODES) -> None:
         (tmp_path / "config").write_text(CONFIG.format(storage=storage, age=age))
         (tmp_path / "nodes").write_text(nodes)
         commands = {"scontrol": f"cat {tmp_path}/config", "sinfo": f"cat {tmp_path}/nodes"}
@@ -259,25 +267,56 @@ def test_squeue_tells_where_jobs_are_remembered_long_enough(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("partition", "gpus", "nodes", "message"),
+    ("names", "gpus", "minutes", "message"),
     [
-        ("gpus", True, "gpu* gpu:2\ncpu (null)\n", "slurm_partition = gpus: is no partition .* Use cpu, gpu."),
-        ("cpu", True, "gpu* gpu:2\ncpu (null)\n", "slurm_partition = cpu: has no GPUs, for which cells ask. Use gpu."),
-        (None, True, "gpu gpu:2\ncpu* (null)\n", "slurm_partition = cpu: has no GPUs, .* Use gpu."),
-        (None, True, "cpu* (null)\n", "Take `gpu` out of the profile"),
-        (None, False, "gpu gpu:2\ncpu (null)\n", "there is no default one. Use cpu, gpu."),
+        ("gpus", True, 1, "slurm_partition = gpus: is no partition .* Use 7, broken, cpu, gpu, scratch."),
+        ("gpu,gpus", True, 1, "slurm_partition = gpus: is no partition"),
+        ("cpu", True, 1, "slurm_partition = cpu: has no GPUs, for which cells ask. Use 7, gpu."),
+        ("scratch", True, 1, "slurm_partition = scratch: has no GPUs"),
+        ("broken", True, 1, "slurm_partition = broken: is down. Use 7, cpu, gpu, scratch, or wait."),
+        ("cpu", False, 121, "runtime = 121: is more than the 120 minutes .* in cpu. .* runtime: 120.*retries"),
+        ("gpu", True, 2881, "more than the 2880 minutes"),
     ],
-)  # fmt: skip
-def test_a_partition_that_would_not_do(site: Any, partition: str | None, gpus: bool, nodes: str, message: str) -> None:
-    site(NOTHING, 300, False, nodes)
+)
+def test_a_partition_that_would_not_do(site: Any, names: str, gpus: bool, minutes: int, message: str) -> None:
+    site(NOTHING, 300, False)
     with pytest.raises(InputError, match=message):
-        slurm.check_partition(partition, gpus)
+        slurm.check_partitions(names.split(","), gpus, minutes)
 
 
-def test_a_partition_that_does(site: Any) -> None:
-    site(NOTHING, 300, False, "gpu* gpu:h100:8(S:0-1)\ngpu* (null)\ncpu (null)\n")
-    slurm.check_partition(None, gpus=True)
-    slurm.check_partition("cpu", gpus=False)
+def test_partitions_that_do(site: Any) -> None:
+    site(NOTHING, 300, False)
+    slurm.check_partitions(["gpu", "7"], gpus=True, minutes=2880)
+    slurm.check_partitions(["cpu"], gpus=False, minutes=120)
+    slurm.check_partitions(["scratch"], gpus=False, minutes=10**6)
+
+
+def test_without_gpus_anywhere_cells_train_on_cpus(site: Any) -> None:
+    site(NOTHING, 300, False, "cpu|up|infinite|(null)\n")
+    with pytest.raises(InputError, match="Set `gres` of train to '' to train on CPUs"):
+        slurm.check_partitions(["cpu"], gpus=True, minutes=1)
+
+
+class Job:
+    """As Snakemake's: resources follow the attempt."""
+
+    def __init__(self, partition: str | int | None, minutes: int, gres: str = "gpu:1") -> None:
+        self.attempt, self.partition, self.minutes, self.gres = 1, partition, minutes, gres
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        return {"slurm_partition": self.partition, "runtime": self.attempt * self.minutes, "gres": self.gres}
+
+
+def test_the_longest_attempt_counts(site: Any) -> None:
+    site(NOTHING, 300, False)
+    settings = SimpleNamespace(status_command=None, init_seconds_before_status_checks=40)
+    jobs = [Job("gpu", 960), Job(7, 10**6), Job("cpu", 40, gres=""), Job(None, 10**9)]
+    slurm.preflight(settings, jobs, attempts=3)
+    assert settings.status_command == "squeue"
+    assert [job.attempt for job in jobs] == [1] * 4
+    with pytest.raises(InputError, match="runtime = 3840: is more than the 2880 minutes"):
+        slurm.preflight(settings, jobs, attempts=4)
 
 
 def test_a_slurm_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

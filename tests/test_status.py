@@ -141,11 +141,18 @@ def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list
     assert "7 files and folders, " in refused.stdout
     assert {path for path in folder.rglob("*") if path.is_file()} == before
     with exclusive(folder / "work" / removed.fingerprint):  # it is being trained by an earlier run
-        assert "6 files and folders, " in sparsedc("study", "prune", "study.yaml", answer="n\n").stdout
+        refused = sparsedc("study", "prune", "study.yaml", "--yes")
+        assert refused.returncode == 2
+        assert f"1 cells that it no longer has are being trained ({removed.fingerprint})" in refused.stderr
+    elsewhere = Path("elsewhere").resolve()
+    elsewhere.mkdir()
+    (folder / "corpus" / "elsewhere").symlink_to(elsewhere)
     assert sparsedc("study", "prune", "study.yaml", "--yes").returncode == 0
     gone = before - {path for path in folder.rglob("*") if path.is_file()}
     assert gone == {path for path in before if removed.id in str(path) or removed.fingerprint in str(path)}
     assert not (folder / "corpus" / "other-tokens").exists()
+    assert not (folder / "corpus" / "elsewhere").exists()
+    assert elsewhere.exists()
     assert "0 files and folders" in sparsedc("study", "prune", "study.yaml").stdout
     assert all((folder / "cells" / cell.id / "metrics.json").exists() for cell in kept)
 

@@ -1,21 +1,16 @@
 """The workflow end to end: a micro study on real text through Snakemake, and what reruns when something changes."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
 from sparsedc.figures import MEASURED, OBSERVED, drawn
 from sparsedc.law.fit import Fit
 from sparsedc.law.select import Selection
 from sparsedc.study import load_study
+from workflows import ROOT, new_folder, planned, snakemake, write_study
 
-ROOT = Path(__file__).parents[1]
 STUDY = {
     "name": "micro",
     "corpus": {"source": "installed", "packages": ["pydantic", "typer"], "validation_fraction": 0.1},
@@ -41,39 +36,6 @@ STUDY = {
 }
 
 FIGURES = drawn(cell.spec for cell in load_study(STUDY).cells.values())
-
-
-def snakemake(folder, *arguments, check=True):
-    result = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
-    if check:
-        assert result.returncode == 0, result.stdout + result.stderr
-    return result
-
-
-def planned(folder, *arguments):
-    """Rule -> number of jobs that a dry run plans."""
-    out = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments).stdout
-    if "Nothing to be done" in out:
-        return {}
-    lines = out[out.index("Job stats:") :].splitlines()[3:]
-    jobs = dict(line.split() for line in lines[: lines.index("")])
-    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
-
-
-def write_study(folder, study):
-    (folder / "config.yaml").write_text(yaml.safe_dump(study))
-
-
-def new_folder(folder):
-    for name in ("Snakefile", "workflow", "profiles"):
-        os.symlink(ROOT / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")

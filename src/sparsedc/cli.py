@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from sparsedc.driver import end_with_driver
 from sparsedc.errors import InputError, SparsedcWarning
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ LawFile = Annotated[str, typer.Argument(help="`published`, or a fit's JSON file.
 def main() -> None:
     """Run the command line; exit status 2 for an input that cannot be used."""
     warnings.showwarning = _show_warning
+    end_with_driver()
     try:
         app()
     except InputError as error:
@@ -132,15 +134,18 @@ def prune(
     config: StudyFile, yes: Annotated[bool, typer.Option("--yes", help="Remove them without asking.")] = False
 ) -> None:
     """List what is left of cells and tokens that the study no longer has, and remove it on consent."""
-    from sparsedc.prune import leftovers, remove, size
+    from sparsedc.prune import check_idle, leftovers, remove, size
 
     study = _load(config)
-    found = leftovers(study, Path("results") / study.name)
+    folder = Path("results") / study.name
+    check_idle(study, folder)
+    found = leftovers(study, folder)
     sizes = [size(path) for path in found]
     for path, bytes_ in zip(found, sizes, strict=True):
         print(f"{bytes_ / 1e6:12,.1f} MB  {path}")
     print(f"{len(found)} files and folders, {sum(sizes) / 1e6:,.1f} MB, are not of {config}")
     if found and (yes or typer.confirm("Remove them?")):
+        check_idle(study, folder)  # again, after a while
         for path in found:
             remove(path)
 
@@ -231,17 +236,17 @@ def train(
     ] = False,
 ) -> None:
     """Train and evaluate one cell."""
-    from sparsedc.train.launch import launch, launched
     from sparsedc.train.warm import run_warm
 
     status = run_warm(sys.argv[1:])
-    if status is None and ranks > 1 and not launched():
-        status = launch(sys.argv[1:], ranks, device)
     if status is not None:
         sys.exit(status)
     from sparsedc.train.cell import run_cell
 
-    run_cell(spec, metrics, tokens, work, device, threads, model, deterministic)
+    run_cell(
+        spec, metrics, model,
+        tokens=tokens, work=work, device=device, threads=threads, ranks=ranks, deterministic=deterministic,
+    )  # fmt: skip
 
 
 @runs_app.command()

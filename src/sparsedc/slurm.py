@@ -4,6 +4,7 @@ Snakemake learns from `sacct` or `squeue` that a job has ended. Where the one th
 ever: `sacct` without accounting, `squeue` where Slurm forgets jobs too soon.
 """
 
+import math
 import re
 import subprocess
 from collections.abc import Iterable
@@ -15,21 +16,27 @@ CHECKS = 3  # of a job's status, for which Slurm must remember that it has ended
 LONGEST_PAUSE = 180  # seconds between two checks, to which Snakemake's plugin draws pauses out
 
 
-def preflight(settings: Any, jobs: Iterable[Any]) -> None:
+def preflight(settings: Any, jobs: Iterable[Any], attempts: int) -> None:
     """Check what a run needs of the cluster, and set the command that tells of jobs' ends.
 
     Args:
         settings: of Snakemake's Slurm plugin.
         jobs: that are to be submitted.
+        attempts: of each, at most.
 
     Raises:
         InputError: the run would fail, or never end.
     """
     settings.status_command = status_command(settings.status_command, settings.init_seconds_before_status_checks)
-    for partition, gpus in {
-        (job.resources.get("slurm_partition"), "gpu" in (job.resources.get("gres") or "")) for job in jobs
-    }:
-        check_partition(partition, gpus)
+    longest: dict[tuple[str | None, bool], int] = {}
+    for job in jobs:
+        job.attempt = attempts  # which asks for most
+        wanted = job.resources.get("slurm_partition"), "gpu" in (job.resources.get("gres") or "")
+        longest[wanted] = max(longest.get(wanted, 0), job.resources.get("runtime") or 0)
+        job.attempt = 1
+    for (partition, gpus), minutes in longest.items():
+        if partition is not None:  # else the site has ways of its own to choose one
+            check_partitions(str(partition).split(","), gpus, minutes)
 
 
 def status_command(asked: str | None, seconds: int) -> str:
@@ -62,28 +69,49 @@ def status_command(asked: str | None, seconds: int) -> str:
     )  # fmt: skip
 
 
-def check_partition(partition: str | None, gpus: bool) -> None:
-    """Refuse a partition that there is not, or that has no GPUs where cells ask for some.
+def check_partitions(names: list[str], gpus: bool, minutes: int) -> None:
+    """Refuse partitions that there are not, or in which jobs would wait for ever.
 
     Args:
-        partition: None for the cluster's default one.
+        names: of which jobs go to the first that has room.
+        gpus: do jobs ask for some?
+        minutes: the longest time for which a job asks.
 
     Raises:
-        InputError: saying which there are.
+        InputError: saying what there is.
     """
-    nodes = [line.split() for line in _answer("sinfo", "--noheader", "--format=%P %G").splitlines() if line.strip()]
-    found = {name.rstrip("*") for name, _ in nodes}
-    default = next((name.rstrip("*") for name, _ in nodes if name.endswith("*")), None)
-    name = partition or default
-    if name not in found:
-        raise InputError(
-            "slurm_partition", partition, "is no partition of this cluster" if partition else "there is no default one",
-            f"Use {', '.join(sorted(found))}.",
-        )  # fmt: skip
-    with_gpus = {one.rstrip("*") for one, resources in nodes if "gpu" in resources}
-    if gpus and name not in with_gpus:
-        remedy = f"Use {', '.join(sorted(with_gpus))}." if with_gpus else "Set `gres` of train to '' to train on CPUs."
-        raise InputError("slurm_partition", name, "has no GPUs, for which cells ask", remedy)
+    listed = _answer("sinfo", "--all", "--noheader", "--format=%R|%a|%l|%G").splitlines()
+    rows = [line.strip().split("|") for line in listed if line.strip()]
+    known, open_ = {name for name, *_ in rows}, [row for row in rows if row[1] == "up"]
+    with_gpus = {name for name, _, _, resources in open_ if re.search(r"(^|,)gpu:", resources)}
+    limits = {name: _minutes(limit) for name, _, limit, _ in open_}
+    for name in names:
+        if name not in known:
+            raise InputError("slurm_partition", name, "is no partition of this cluster", f"Use {_all(known)}.")
+        if name not in limits:
+            raise InputError("slurm_partition", name, "is down", f"Use {_all(limits)}, or wait.")
+        if gpus and name not in with_gpus:
+            remedy = f"Use {_all(with_gpus)}." if with_gpus else "Set `gres` of train to '' to train on CPUs."
+            raise InputError("slurm_partition", name, "has no GPUs, for which cells ask", remedy)
+        if minutes > limits[name]:
+            raise InputError(
+                "runtime", minutes, f"is more than the {limits[name]:.0f} minutes that a job may take in {name}",
+                f"Correct sustained_tflops, or have each attempt take up to the limit (set-resources: train: runtime: "
+                f"{limits[name]:.0f}) and allow more `retries`: cells go on where they were.",
+            )  # fmt: skip
+
+
+def _all(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _minutes(limit: str) -> float:
+    """Of a time as Slurm writes it: [days-]hours:minutes:seconds, minutes:seconds, or infinite."""
+    if limit in ("infinite", "n/a", "UNLIMITED"):
+        return math.inf
+    days, _, clock = limit.rpartition("-")
+    hours, minutes, seconds = [0, 0, *map(int, clock.split(":"))][-3:]
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def _accounts(cluster: str) -> bool:

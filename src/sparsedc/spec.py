@@ -72,6 +72,11 @@ class Spec(Section):
         return self.unique_tokens * self.epochs // self.training.batch_tokens
 
     @property
+    def batch_sequences(self) -> int:
+        """Sequences of an optimizer step."""
+        return self.training.batch_tokens // self.sequence_length
+
+    @property
     def tokens(self) -> int:
         """Tokens trained on; D."""
         return self.steps * self.training.batch_tokens

@@ -82,9 +82,9 @@ def _checksums(study: Study, folder: Path) -> dict[str, str]:
     """split -> sha256 of its tokens; nothing where there are none yet."""
     try:
         manifest = read_manifest(folder / "corpus" / study.data / "tokens")
-    except InputError:
+        return {split: entry["sha256"] for split, entry in manifest["splits"].items()}
+    except (InputError, KeyError, TypeError, AttributeError):  # not there, or damaged, as the next cell will say
         return {}
-    return {split: entry["sha256"] for split, entry in manifest["splits"].items()}
 
 
 def _checkpoint(cell: Cell, work: Path) -> str:

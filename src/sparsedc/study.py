@@ -211,10 +211,9 @@ def _check_gpus(study: Study) -> None:
         if not cells:
             raise InputError("gpus", size, "is the size of no cell of the study", "Correct it or take it out.")
         for spec in cells:
-            sequences = spec.training.batch_tokens // spec.sequence_length
-            if sequences % (nodes * each):
+            if spec.batch_sequences % (nodes * each):
                 raise InputError(
-                    f"gpus.{size}", nodes * each, f"do not divide the {sequences} sequences of a batch",
+                    f"gpus.{size}", nodes * each, f"do not divide the {spec.batch_sequences} sequences of a batch",
                     "Give a number that does.",
                 )  # fmt: skip
 

@@ -136,7 +136,7 @@ def test_a_state_of_other_text_is_not_resumed(token_folder, make_spec, tmp_path,
         train_cell(make_spec(), train, held_out, tmp_path, CPU, die)
     other = replace(train, sha256=hashlib.sha256(b"other text").hexdigest())
     steps = []
-    with pytest.warns(SparsedcWarning, match="is of other tokens"):
+    with pytest.warns(SparsedcWarning, match="is of another cell, other tokens"):
         train_cell(make_spec(), other, held_out, tmp_path, CPU, lambda trainer: steps.append(trainer.step))
     assert steps[0] == 1
 

@@ -24,7 +24,7 @@ rule spec:
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
 # checks against the hash in its name, says what is trained. Checkpoints lie in {RESULTS}/work/<hash>, which is no
 # output, because Snakemake deletes those before it starts a job again. A signal to stop reaches every process of a job:
-# `tee` is to live on, and hear what the trainer says of it.
+# shell and `tee` are to live on, for as long as the trainer writes a checkpoint, and to hear what it says of it.
 rule train:
     input:
         spec=f"{RESULTS}/specs/{{cell}}.json",
@@ -49,7 +49,7 @@ rule train:
     params:
         attempts=f"{RESULTS}/logs/attempts/{{cell}}.log",  # Snakemake deletes a `log` when it begins a job again
     shell:
-        "mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
+        "trap : TERM; mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
         " sparsedc train {input.spec} {output} --threads {threads} --ranks {resources.ranks}"
         " --gpu-mb {resources.gpu_mb}"
         " 2> >(trap '' INT TERM; tee -a {params.attempts} | tee {log} >&2)"

@@ -15,9 +15,9 @@ from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import Spec, fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoints
-from sparsedc.train.launch import launched
+from sparsedc.train.launch import launch, launched
 from sparsedc.train.lock import exclusive
-from sparsedc.train.loop import train_cell
+from sparsedc.train.loop import check_ranks, train_cell
 from sparsedc.train.ranks import joined
 from sparsedc.train.trainer import Trainer
 
@@ -27,11 +27,13 @@ REPORT_SECONDS = 30.0  # between lines about a cell in training
 def run_cell(
     path: Path,
     out: Path,
-    tokens: Path | None,
-    work: Path | None,
-    device: str | None,
-    threads: int,
     model: Path | None = None,
+    *,
+    tokens: Path | None = None,
+    work: Path | None = None,
+    device: str | None = None,
+    threads: int = 1,
+    ranks: int = 1,
     deterministic: bool = False,
 ) -> None:
     """Train a cell and write its metrics to the file `out`, and before that the model to the folder `model`, if one is
@@ -40,70 +42,78 @@ def run_cell(
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
 
-    The result also stays in `work`, and a finished cell is not trained again on the same tokens: Snakemake deletes
-    outputs that were written when it was killed, and all of a packed job's when one of its cells has failed.
+    The result also stays in `work`, and a cell is not trained again on the same tokens: Snakemake deletes outputs that
+    were written when it was killed, and all of a packed job's when one of its cells has failed. Where another process
+    trains the cell just now, this one waits a while for the end of that.
 
-    Under torchrun, which starts several processes that all call this, they train the cell together, and the first of
-    them writes. They share the `threads`.
+    Several `ranks` are processes that this one starts, or that a launcher like torchrun has started, which all call
+    this: they train the cell together, share the `threads` of their machine, and the first of them writes.
 
     Raises:
-        InputError: spec, tokens, device or the model's folder cannot be used, or another process is training this cell.
+        InputError: spec, tokens, device or the model's folder cannot be used, or another process is training this cell
+            and goes on with that.
+        SystemExit: the process was asked to stop, or ranks that it started have failed.
     """
     spec = read_spec(path)
     study = path.resolve().parent.parent
     tokens = tokens or study / "corpus" / spec.data / "tokens"
     work = work or study / "work" / fingerprint(spec.content())
-    chosen = _device(
-        device or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None)
-    )
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS may add up in any order
-    torch.use_deterministic_algorithms(deterministic or chosen.type == "cpu")
+    train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
     keep = None
     if model is not None:
         from sparsedc.train.export import keeper  # which imports what training does without
 
         keep = keeper(model, tokens)
-    train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    if ranks > 1 and not launched():
+        check_ranks(spec, ranks)
+        sys.exit(launch(ranks, device))
+    chosen = _device(device)
+    torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS may add up in any order
+    torch.use_deterministic_algorithms(deterministic or chosen.type == "cpu")
     finished = work / "metrics.json"
-    if (model is None or model.exists()) and (known := _result(finished, spec, train, held_out)):
-        if int(os.environ.get("RANK", "0")) == 0:
+    with joined(chosen) as team, exclusive(work) if team.leads else nullcontext():
+        known = _result(finished, spec, train, held_out) if team.leads and (model is None or model.exists()) else None
+        if known is not None:
             write_text(known, out)
             _say(f"{path.stem}: finished before; {finished} has kept its result")
-        return
-    with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
-        last = time.monotonic()
-
-        def report(trainer: Trainer) -> None:
-            nonlocal last
-            if ranks.leads and time.monotonic() - last > REPORT_SECONDS and trainer.step < spec.steps:
-                last = time.monotonic()
-                speed = trainer.step * spec.training.batch_tokens / trainer.seconds
-                loss = trainer.losses[trainer.step - 1].item()
-                _say(f"{path.stem}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
-
+        if not team.all(known is None, chosen):
+            return
         try:
-            metrics = train_cell(spec, train, held_out, work, chosen, report, ranks, keep)
+            metrics = train_cell(spec, train, held_out, work, chosen, _Reporter(path.stem, team.leads), team, keep)
         except SystemExit:
-            if ranks.leads:
+            if team.leads:
                 with suppress(OSError):  # who listens may have been stopped, too
-                    _say(f"{path.stem}: stopped; run it again to go on from here")
+                    _say(f"{path.stem}: stopped; run it again to go on from its last checkpoint")
             raise
         if metrics is not None:
             text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
             for place in (finished, out):
                 write_text(text, place)
             delete_checkpoints(work)
-        ranks.wait()
+        team.wait()
     if metrics is None:
         return
     row = metrics["row"]
-    result = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
+    loss = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)
-    _say(f"{path.stem}: {result}" + (f" | {progress}" if progress else ""))
+    _say(f"{path.stem}: {loss}" + (f" | {progress}" if progress else ""))
+
+
+class _Reporter:
+    """A line about a cell in training, now and then, from the rank that leads."""
+
+    def __init__(self, cell: str, leads: bool) -> None:
+        self.cell, self.leads, self.last = cell, leads, time.monotonic()
+
+    def __call__(self, trainer: Trainer) -> None:
+        spec = trainer.spec
+        if self.leads and time.monotonic() - self.last > REPORT_SECONDS and trainer.step < spec.steps:
+            self.last = time.monotonic()
+            speed = trainer.step * spec.training.batch_tokens / trainer.seconds
+            loss = trainer.losses[trainer.step - 1].item()
+            _say(f"{self.cell}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
 
 
 def _result(path: Path, spec: Spec, train: Tokens, held_out: Tokens) -> str | None:
@@ -118,6 +128,14 @@ def _result(path: Path, spec: Spec, train: Tokens, held_out: Tokens) -> str | No
 
 
 def _device(name: str | None) -> torch.device:
+    """The device of this name, or a GPU if there is one, of which each rank of a machine takes its own."""
+    device = _named(name or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _named(name: str | None) -> torch.device:
     if name is None:
         available, visible = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if not available and visible not in ("", "-1", "NoDevFiles"):

@@ -44,14 +44,12 @@ def save_checkpoint(state: dict[str, Any], step: int, identity: dict[str, str], 
             save_file(tensors, partial, {"identity": json.dumps(described), "values": json.dumps(values)})
             checksum = _checksum(partial)
         write_text(f"{checksum}  {path.name}\n", path.with_suffix(".sha256"))
+        # Later generations could not be read, or were of something else: training began before them.
+        _delete_all_but([one for one in _generations(work) if one <= path][:GENERATIONS], work)
     except (OSError, SafetensorError) as error:
         warnings.warn(
             SparsedcWarning(f"{path} could not be written ({error}); training goes on without it"), stacklevel=2
         )
-        return
-    # Later generations could not be read, or were of something else: training began before them.
-    kept = [one for one in _generations(work) if one <= path][:GENERATIONS]
-    _delete_all_but(kept, work)
 
 
 def load_checkpoint(work: Path, device: torch.device | None, identity: dict[str, str]) -> dict[str, Any] | None:
@@ -71,8 +69,8 @@ def load_checkpoint(work: Path, device: torch.device | None, identity: dict[str,
                 if json.loads(described["identity"]) != {"format": FORMAT, **identity}:
                     warnings.warn(
                         SparsedcWarning(
-                            f"{path} is of other tokens, another torch or sparsedc, or another kind of device; "
-                            "training starts over"
+                            f"{path} is of another cell, other tokens, another torch or sparsedc, or another kind of "
+                            "device; training starts over"
                         ),
                         stacklevel=2,
                     )
@@ -99,7 +97,7 @@ def _delete_all_but(kept: list[Path], work: Path) -> None:
     files = {file for path in kept for file in (path, path.with_suffix(".sha256"))}
     for pattern in ("checkpoint-*", ".checkpoint-*", ".tmp*"):  # the last are safetensors'
         for path in work.glob(pattern):
-            if path not in files:
+            if path not in files and not path.is_dir():
                 path.unlink(missing_ok=True)
 
 

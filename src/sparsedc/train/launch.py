@@ -20,8 +20,8 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def launch(arguments: list[str], ranks: int, device: str | None) -> int:
-    """Run `sparsedc ARGUMENTS` in so many processes.
+def launch(ranks: int, device: str | None) -> int:
+    """Run this process's command line in so many others.
 
     Args:
         device: on which each is to train; None: on a GPU of its own, if there are any.
@@ -36,11 +36,11 @@ def launch(arguments: list[str], ranks: int, device: str | None) -> int:
     if ranks % nodes:
         raise InputError("ranks", ranks, f"cannot be divided among {nodes} nodes", "Start a multiple of these.")
     if nodes > 1 and MEETING_VARIABLE not in os.environ:
-        return _on_every_node(arguments, nodes)
-    return _here(arguments, nodes, ranks // nodes, device)
+        return _on_every_node(nodes)
+    return _here(nodes, ranks // nodes, device)
 
 
-def _on_every_node(arguments: list[str], nodes: int) -> int:
+def _on_every_node(nodes: int) -> int:
     job = os.environ["SLURM_JOB_ID"]
     names = subprocess.run(
         ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
@@ -49,11 +49,13 @@ def _on_every_node(arguments: list[str], nodes: int) -> int:
     # The step that this process is in has the same processors and GPUs: they are shared with it.
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
     return subprocess.run(
-        [*step, sys.executable, "-m", "sparsedc", *arguments], env=os.environ | {MEETING_VARIABLE: meeting}, check=False
+        [*step, sys.executable, "-m", "sparsedc", *sys.argv[1:]],
+        env=os.environ | {MEETING_VARIABLE: meeting},
+        check=False,
     ).returncode
 
 
-def _here(arguments: list[str], nodes: int, ranks: int, device: str | None) -> int:
+def _here(nodes: int, ranks: int, device: str | None) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(FAREWELL))
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -71,7 +73,7 @@ def _here(arguments: list[str], nodes: int, ranks: int, device: str | None) -> i
         run_id=os.environ.get("SLURM_JOB_ID", uuid.uuid4().hex),
     )  # fmt: skip
     try:
-        elastic_launch(config, sys.executable)("-m", "sparsedc", *arguments)
+        elastic_launch(config, sys.executable)("-m", "sparsedc", *sys.argv[1:])
     except ChildFailedError as failed:
         _, first = failed.get_first_failure()
         return int(first.exitcode) if first.exitcode > 0 else 128 - int(first.exitcode)

@@ -4,15 +4,19 @@ This module imports no torch.
 """
 
 import fcntl
+import itertools
+import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, SparsedcWarning
 
-LOOKS = 10  # `held` takes the lock for a moment: who finds it taken looks again, so many times in all
+LOOKS = 10  # `held` takes the lock for a moment: so many looks before who finds it taken says so
 PAUSE = 0.05  # seconds between looks
+PATIENCE = 120.0  # seconds for a process that was asked to stop, and may have a large model's checkpoint to write
 
 
 @contextmanager
@@ -22,30 +26,38 @@ def exclusive(work: Path) -> Iterator[None]:
     The time at which the lock file was last changed is that of the last start.
 
     Raises:
-        InputError: another process is training this cell.
+        InputError: another process is training this cell, and goes on with that; or the file system has no locks.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        for look in range(LOOKS):
+    with (work / "lock").open("a") as lock:
+        for look in itertools.count():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if look == LOOKS - 1:
+                if look == LOOKS:
+                    problem = f"cell {work.name} is being trained by another process; waiting for its end"
+                    warnings.warn(SparsedcWarning(problem), stacklevel=3)
+                if look * PAUSE > PATIENCE:
                     raise InputError(
                         "cell", work.name, "is being trained by another process", "Wait for it, or stop it first."
                     ) from None
                 time.sleep(PAUSE)
+            except OSError as error:
+                raise InputError(
+                    "work", work, f"cannot be locked ({error.strerror})", "Put it on a file system that has flock."
+                ) from error
+        os.utime(lock.fileno())
         yield
 
 
 def held(work: Path) -> bool:
-    """Is a process training this cell?"""
+    """Is a process training this cell, or is it another user's, who alone can tell?"""
     try:
         with (work / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         return True
     return False

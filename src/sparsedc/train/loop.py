@@ -16,7 +16,7 @@ import torch
 from sparsedc.corpus.tokens import Tokens, budget
 from sparsedc.errors import InputError
 from sparsedc.evaluate import HeldOut, held_out, token_losses
-from sparsedc.spec import Spec
+from sparsedc.spec import Spec, fingerprint
 from sparsedc.train import memory
 from sparsedc.train.batches import Batches, on_device, windows
 from sparsedc.train.checkpoint import load_checkpoint, save_checkpoint
@@ -25,7 +25,9 @@ from sparsedc.train.ranks import ALONE, Ranks
 from sparsedc.train.stop import requested
 from sparsedc.train.trainer import Trainer
 
-CHECKPOINT_SECONDS = 300.0  # a cell that trains for less than this leaves no partial state
+LOOK_SECONDS = 10.0  # at most, between looks at losses, clock and signals
+CHECKPOINT_SECONDS = 300.0  # between checkpoints
+EVALUATED_SECONDS = 30.0  # of training that may be lost by an end in evaluation
 EVALUATION_LOGITS = 2**26  # of a forward pass where training has not found what fits: 256 MiB in fp32
 
 
@@ -44,8 +46,8 @@ def train_cell(
     Args:
         train: the train split, of which the cell sees the first U tokens.
         validation: the held-out split.
-        work: where checkpoints go; held by this process alone (`checkpoint.exclusive`).
-        report: called at intervals with the trainer, at most about a hundred times.
+        work: where checkpoints go; held by this process alone (`lock.exclusive`).
+        report: called with the trainer after every hundredth of the steps, and every few seconds.
         ranks: that train it together, all calling this.
         keep: called on all ranks with the trained cell and what this returns.
 
@@ -56,12 +58,7 @@ def train_cell(
         SystemExit: this process was asked to stop (`stop`), and has written a checkpoint.
         InputError: the tokens are not what the spec needs, or a batch cannot be divided among the ranks.
     """
-    sequences = spec.training.batch_tokens // spec.sequence_length
-    if sequences % ranks.size:
-        raise InputError(
-            "batch_tokens", spec.training.batch_tokens, f"{sequences} sequences, which {ranks.size} ranks cannot share",
-            "Start a number of processes that divides them.",
-        )  # fmt: skip
+    check_ranks(spec, ranks.size)
     for tokens in (train, validation):
         if tokens.vocab_size > spec.vocab_size:
             raise InputError(
@@ -69,10 +66,11 @@ def train_cell(
                 "Set tokenizer.vocab_size to at least that.",
             )  # fmt: skip
     ids = budget(train, spec.unique_tokens)
-    batches = Batches(len(ids) // spec.sequence_length, sequences, spec.seed)
+    batches = Batches(len(ids) // spec.sequence_length, spec.batch_sequences, spec.seed)
     trainer = Trainer.start(spec, device, ranks=ranks)
-    # The folder is the spec's, which does not know the text itself: tokens of other text start over.
+    # The folder may be anyone's, and a spec does not know the text itself: tokens of other text start over.
     identity = {
+        "spec": fingerprint(spec.content()),
         "train": train.sha256,
         "held_out": validation.sha256,
         "torch": str(torch.__version__),
@@ -87,20 +85,24 @@ def train_cell(
 
     interval = max(1, spec.steps // 100)
     clock = saved = time.monotonic()
+    looked, look = trainer.step, trainer.step + 1
     diverged = False
     with requested() as stop:
         while trainer.step < spec.steps and not diverged:
             ours = np.split(batches.rows(trainer.step + 1), ranks.size)[ranks.rank]
             trainer.take_step(*on_device(windows(ids, spec.sequence_length, train.eod, ours), device))
-            if trainer.step % interval and trainer.step < spec.steps and (stop.number is None or ranks.size > 1):
+            if trainer.step < look and trainer.step < spec.steps and (stop.number is None or ranks.size > 1):
                 continue  # several ranks stop together, where they also look at other things together
             diverged = not bool(trainer.losses[: trainer.step].isfinite().all())
             now = time.monotonic()
+            soon = ranks.least(max(1, int((trainer.step - looked) / max(now - clock, 1e-9) * LOOK_SECONDS)), device)
+            looked, look = trainer.step, min((trainer.step // interval + 1) * interval, trainer.step + soon)
             trainer.seconds, clock = trainer.seconds + now - clock, now
             stops = not ranks.all(stop.number is None, device)
             if not stops:  # the signal may have ended whoever listens, and nothing is to come before the checkpoint
                 report(trainer)
-            if (stops or ranks.all(now - saved > CHECKPOINT_SECONDS, device)) and not diverged:
+            patience = CHECKPOINT_SECONDS if trainer.step < spec.steps else EVALUATED_SECONDS
+            if (stops or ranks.all(now - saved > patience, device)) and not diverged:
                 state = trainer.state_dict()
                 if ranks.leads:
                     save_checkpoint(state, trainer.step, identity, work)
@@ -117,6 +119,16 @@ def train_cell(
     if keep is not None:
         keep(trainer, found)
     return found
+
+
+def check_ranks(spec: Spec, ranks: int) -> None:
+    """Raise an InputError where so many cannot have equal parts of a batch."""
+    if spec.batch_sequences % ranks:
+        raise InputError(
+            "batch_tokens", spec.training.batch_tokens,
+            f"{spec.batch_sequences} sequences, which {ranks} ranks cannot share",
+            "Start a number of processes that divides them.",
+        )  # fmt: skip
 
 
 def evaluate(trainer: Trainer, tokens: Tokens) -> HeldOut:

@@ -83,6 +83,7 @@ class Server:
         for end in (wake, woken):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who tells every process tells jobs and clients, too
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
         self.selector.register(wake, selectors.EVENT_READ)
         while self.jobs or self.waiting or _alive(self.run_pid):
@@ -162,7 +163,8 @@ class Server:
         try:
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a job does not outlive its server
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             # Else clients would not hear of the server's end while a job runs, nor workers.
             channels = [worker.channel for worker in self.workers.values()]
             waiting = [cell.client for cell in self.waiting]
@@ -245,7 +247,7 @@ class Server:
         client.close()
 
     def _abandoned(self, client: object) -> None:
-        """A client that says anything after its job has gone: its job goes too."""
+        """A client that says anything after its job has gone, or was asked to stop: its job is, too."""
         for child, known in self.jobs.items():
             if known is client:
                 self.selector.unregister(known)

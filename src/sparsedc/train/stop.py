@@ -1,4 +1,7 @@
-"""Being asked to stop: by Ctrl-C, or by a scheduler whose time is up and which kills some seconds later."""
+"""Being asked to stop: by Ctrl-C, or by a scheduler whose time is up and which kills some seconds later.
+
+One request may arrive several times: Slurm tells every process of a job, and these tell each other.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -20,21 +23,18 @@ class Request:
 
 @contextmanager
 def requested() -> Iterator[Request]:
-    """Note a signal to stop instead of ending by it; a second one ends the process as ever."""
+    """Note a signal to stop instead of ending by it; after one, Ctrl-C ends the process as ever."""
     request = Request()
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, _: FrameType | None) -> None:
-        request.number = number
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        request.number = request.number or number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in SIGNALS:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

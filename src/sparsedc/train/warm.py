@@ -2,8 +2,8 @@
 
 Importing torch and transformers takes seconds a process, more than a small cell trains for. `run_warm` hands a
 command line to a server that has imported them (`sparsedc.train.server`); the server has a child run it with the
-caller's standard streams, working directory and environment, and returns its exit status. It dies with the client
-that asked for it.
+caller's standard streams, working directory and environment, and returns its exit status. The child is asked to stop
+(SIGTERM) when the client is, or has gone.
 
 The server belongs to one Snakemake run, named by the environment variable SPARSEDC_RUN ("pid start-time", set
 by the Snakefile), and ends with it, so that it never outlives an edit of the code. Without that variable, and on
@@ -15,12 +15,14 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
 from typing import TypedDict
 
 from sparsedc.train.launch import launched
@@ -59,6 +61,7 @@ def run_warm(arguments: list[str]) -> int | None:
             send(connection, job, list(STREAMS))
         except OSError:
             return None
+        _pass_on_signals(connection)
         try:
             status = connection.makefile("rb").readline()
         except OSError:
@@ -67,6 +70,19 @@ def run_warm(arguments: list[str]) -> int | None:
         print("error: the trainer's server died; run snakemake again", file=sys.stderr)
         return 1
     return int(status)
+
+
+def _pass_on_signals(connection: socket.socket) -> None:
+    """When this process is asked to stop, have the server ask the job, and wait for its end all the same: with this
+    process a scheduler may end all others. A second Ctrl-C ends it."""
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
 
 
 def send(connection: socket.socket, job: Job, streams: list[int]) -> None:

@@ -1,0 +1,195 @@
+"""A study whose Snakemake is killed or stopped in the middle: what is whole stays, and the next run goes on from there.
+
+Trainers note every step that they take, so that nothing is done twice, or by two at once, unseen.
+"""
+
+import csv
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from sparsedc.study import load_study
+from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, write_study
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
+
+STUDY = {
+    "name": "micro",
+    "corpus": {"source": "installed", "packages": ["typer"], "validation_fraction": 0.1},
+    "tokenizer": {"vocab_size": 400},
+    "sequence_length": 64,
+    "training": {"batch_tokens": 512, "lr": 1e-3, "warmup_fraction": 0.2, "topology_updates": 4},
+    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [8192], "epochs": [4, 6]}],
+}
+CELLS = load_study(STUDY).cells
+TABLE = "results/micro/runs.csv"
+
+# Python runs this when it starts, in the warm server too. Steps are slow enough to be interrupted.
+TRACER = """
+import importlib.util, os, sys, time
+class Tracer:
+    def find_spec(name, path, target=None):
+        if name != "sparsedc.train.trainer":
+            return None
+        sys.meta_path.remove(Tracer)
+        found = importlib.util.find_spec(name)
+        execute = found.loader.exec_module
+        def traced(module):
+            execute(module)
+            from sparsedc.spec import fingerprint
+            take = module.Trainer.take_step
+            def take_step(self, *batch):
+                take(self, *batch)
+                time.sleep(0.02)
+                with open(os.environ["TRACE"], "a") as trace:
+                    print(fingerprint(self.spec.content()), os.getpid(), self.step, file=trace)
+            module.Trainer.take_step = take_step
+        found.loader.exec_module = traced
+        return found
+if "TRACE" in os.environ:
+    sys.meta_path.insert(0, Tracer)
+"""
+
+
+class Run:
+    """Snakemake at work in a folder, as the leader of a process group, as from a terminal."""
+
+    def __init__(self, folder, *targets):
+        self.folder = folder
+        self.log = (folder / "run.log").open("w")
+        self.process = subprocess.Popen(
+            [*COMMAND, *targets], cwd=folder, stdout=self.log, stderr=self.log, start_new_session=True,
+            env={**ENVIRONMENT, **tracing(folder)},
+        )  # fmt: skip
+
+    def said(self):
+        return (self.folder / "run.log").read_text()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+        wait_for(lambda: not processes(self.folder))
+
+
+def tracing(folder):
+    """The environment in which trainers note their steps."""
+    paths = [str(folder / "tracer"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": ":".join(paths), "TRACE": str(folder / "trace")}
+
+
+def steps(folder):
+    """Of each cell, in the order in which they were taken: who took it, and its number."""
+    taken = {cell.fingerprint: [] for cell in CELLS.values()}
+    for line in (folder / "trace").read_text().splitlines():
+        fingerprint, pid, step = line.split()
+        taken[fingerprint].append((int(pid), int(step)))
+    return taken
+
+
+def assert_none_was_taken_twice(taken, last):
+    """A trainer begins where the one before has stopped, which then takes no step any more. Only one that is stopped in
+    evaluation, after its last step, leaves nothing to go on from."""
+    for before, after in itertools.pairwise(taken):
+        assert after[1] == before[1] + 1 or (before[1] == last and after[1] == 1 and after[0] != before[0])
+    attempts = [pid for pid, _ in itertools.groupby(pid for pid, _ in taken)]
+    assert len(attempts) == len(set(attempts))
+
+
+def processes(folder):
+    """Those that work in a folder: Snakemake, its shells, trainers and their server."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")) == folder:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" "))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=60):
+    """The condition's value, once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def results(folder):
+    """cell -> inode and time of its metrics: a file that is written anew has others."""
+    files = (folder / "results/micro/cells").glob("*/metrics.json")
+    return {path.parent.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def rows(folder):
+    """The runs table without what two runs never agree on."""
+    with (folder / TABLE).open() as lines:
+        table = {row["cell"]: row for row in csv.DictReader(lines)}
+    for row in table.values():
+        del row["seconds"], row["tokens_per_second"]
+    return table
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = new_folder(tmp_path_factory.mktemp("undisturbed"))
+    write_study(folder, STUDY)
+    snakemake(folder, TABLE)
+    return folder
+
+
+def traced(folder):
+    (folder / "tracer").mkdir()
+    (folder / "tracer" / "sitecustomize.py").write_text(TRACER)
+    (folder / "trace").touch()
+    return folder
+
+
+@pytest.fixture
+def untrained(undisturbed, tmp_path):
+    """A copy of that study with everything but its cells."""
+    folder = traced(shutil.copytree(undisturbed, tmp_path / "untrained", symlinks=True))
+    for name in ("cells", "work", "logs/train", "logs/attempts"):
+        shutil.rmtree(folder / "results/micro" / name)
+    (folder / TABLE).unlink()
+    return folder
+
+
+def test_kills_at_any_moment_cost_nothing_that_was_done(undisturbed, tmp_path):
+    """From text to table. Snakemake is killed, unlocked and begun again at once, until it comes to its end."""
+    folder = traced(new_folder(tmp_path))
+    write_study(folder, STUDY)
+    draw, patience, kills, whole = random.Random(0), 4.0, 0, {}
+    while True:
+        before = (folder / "trace").stat().st_size
+        with Run(folder, TABLE) as run:
+            try:
+                run.process.wait(draw.uniform(0.5, 2) * patience)
+            except subprocess.TimeoutExpired:
+                run.process.kill()
+                run.process.wait()
+                kills += 1
+            whole |= (now := results(folder))
+            assert now == whole
+            if run.process.returncode >= 0:
+                break
+            snakemake(folder, "--unlock", TABLE)
+        if (folder / "trace").stat().st_size == before:
+            patience *= 1.2
+    assert run.process.returncode == 0, run.said()
+    assert kills > 3
+    for cell in CELLS.values():
+        assert_none_was_taken_twice(steps(folder)[cell.fingerprint], cell.spec.steps)
+    assert rows(folder) == rows(undisturbed)
+    assert planned(folder, TABLE) == {}
