@@ -13,6 +13,7 @@ import yaml
 
 from sparsedc.cli import main
 from sparsedc.errors import InputError
+from sparsedc.runs import read_runs
 from sparsedc.spec import read_spec
 from sparsedc.study import load_study
 
@@ -67,6 +68,22 @@ def test_show_as_json_and_as_text(
     text = capsys.readouterr().out
     assert all(cell in text for cell in cells)
     assert "5 cells" in text
+
+
+def test_show_takes_its_speed_from_one_source(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Path(__file__).parents[1] / "results" / "stability" / "runs.csv"  # of one size
+    runs = read_runs(table)
+    assert run("study", "show", study_file, "--json", "--measured", table, monkeypatch=monkeypatch) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    rate = (runs["flops_dense"] / runs["seconds"]).median()
+    assert row["hours"] == pytest.approx(row["flops_dense"] / rate / 3600)
+    both = ("--measured", table, "--tflops", 50)
+    assert run("study", "show", study_file, *both, monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "error: tflops = 50.0: --measured says it already. Give one of the two.\n"
+    assert run("study", "show", study_file, "--tflops", -1, monkeypatch=monkeypatch) == 2
+    assert "error: tflops = -1.0: is not above 0. " in capsys.readouterr().err
 
 
 def test_specs_are_what_the_trainer_reads(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from sparsedc.listing import listing, render
 from sparsedc.progress import Progress, duration, study_progress
+from sparsedc.speed import Speed, stated
 from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
@@ -27,7 +28,7 @@ STUDY: dict[str, Any] = {
 
 def test_listing_says_what_cells_are_and_cost() -> None:
     study = load_study(STUDY)
-    table = listing(study, tflops=2.0)
+    table = listing(study, stated(2.0))
     assert list(table["cell"]) == list(study.cells)
     assert list(table["hours"]) == pytest.approx([flops / 2e12 / 3600 for flops in table["flops_dense"]])
     by_density = dict(list(table.groupby("density")))
@@ -39,13 +40,41 @@ def test_listing_says_what_cells_are_and_cost() -> None:
     assert (sparse["params_total"] - sparse["params_active"] == sparse["params_maskable"] / 2).all()
 
 
-def test_totals_are_sums_over_cells() -> None:
-    table = listing(load_study(STUDY), tflops=1e-3)
-    *_, totals = render(table).splitlines()
+def test_totals_are_sums_and_largest_values_over_cells() -> None:
+    speed = stated(1e-3)
+    table = listing(load_study(STUDY), speed)
+    total, hours, memory, disk = render(table, speed).splitlines()[-4:]
     # two sizes × two densities × (1 + 2) epochs of 4096 tokens
-    assert totals.startswith("8 cells, 49,152 tokens, ")
-    assert f"{sum(table['flops_dense']):.3g} dense FLOPs" in totals
-    assert f"about {sum(table['flops_dense']) / 1e9 / 3600:.3g} device hours" in totals
+    assert total.startswith("8 cells, 49,152 tokens, ")
+    assert f"{sum(table['flops_dense']):.3g} dense FLOPs" in total
+    assert f" {sum(table['flops_dense']) / 1e9 / 3600:.3g} hours " in hours
+    assert hours.endswith(" at 0.001 TFLOP/s, as stated")
+    assert f" {max(table['device_gb']):.2g} GB of a GPU" in memory
+    assert f" {max(table['checkpoints_gb']):.2g} GB of checkpoints for each cell" in disk
+    assert f" {sum(table['results_gb']):.2g} GB of results" in disk
+
+
+def test_what_may_be_thinned_is_summed_by_each_factor_that_varies() -> None:
+    speed = stated(1e-3)
+    table = listing(load_study(STUDY), speed)
+    _, *summaries, _ = render(table, speed).split("\n\n")
+    assert [summary.split()[0] for summary in summaries] == ["size", "density", "epochs", "method"]
+    by_epochs = summaries[2].splitlines()
+    assert [line.split()[0] for line in by_epochs] == ["epochs", "1", "2"]
+    assert [line.split()[1] for line in by_epochs] == ["cells", "4", "4"]
+    assert [line.split()[3] for line in by_epochs] == ["share", "33.3%", "66.7%"]
+    assert [line.split()[0] for line in summaries[0].splitlines()] == ["size", "50k", "13k"]  # as they are trained
+
+
+def test_hours_follow_the_size_and_cells_of_other_sizes_are_counted() -> None:
+    study = load_study(STUDY)
+    small, large = sorted({cell.spec.counts.total for cell in study.cells.values()})
+    speed = Speed("as told", (small, (small * large) ** 0.5), (1.0, 3.0))
+    table = listing(study, speed)
+    rates = {params: 3.0 if params == large else 1.0 for params in (small, large)}
+    expected = table["flops_dense"] / table["params_total"].map(rates) / 1e12 / 3600
+    assert list(table["hours"]) == pytest.approx(list(expected))
+    assert "; 4 cells are larger or smaller than all of these, and taken as the nearest" in render(table, speed)
 
 
 # -------------------------------------------------------------------------------------------------------- progress

@@ -17,6 +17,7 @@ from sparsedc.listing import listing
 from sparsedc.observations import COLUMNS as OBSERVATIONS
 from sparsedc.observations import STABILITY, TOPOLOGY, read_observations
 from sparsedc.runs import COLUMNS, read_runs, write_runs
+from sparsedc.speed import stated
 from sparsedc.study import Study, load_study
 
 STUDY: dict[str, Any] = {
@@ -157,7 +158,7 @@ def folder(study: Study, tmp_path: Path) -> Path:
         }
         whole = {"row": metrics, "curve": [], "train_sha256": "t", "held_out_sha256": "h"}
         (folder / "cells" / name / "metrics.json").write_text(json.dumps(whole))
-    listing(study, tflops=1.0).to_csv(folder / "cells.tsv", sep="\t", index=False)
+    listing(study, stated(1.0)).to_csv(folder / "cells.tsv", sep="\t", index=False)
     return folder
 
 

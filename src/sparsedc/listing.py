@@ -111,7 +111,8 @@ def _totals(table: pd.DataFrame, speed: Speed) -> str:
     return "\n".join(
         [
             f"{len(table)} cells, {table['tokens'].sum():,} tokens, {table['flops_dense'].sum():.3g} dense FLOPs",
-            f"time    {_hours(table['hours'].sum())} hours of training, one cell after another, at {speed.text()}{nearest}",
+            f"time    {_hours(table['hours'].sum())} hours of training, one cell after another, at {speed.text()}"
+            + nearest,
             f"memory  {most['device_gb']} GB of a GPU for the largest cell with its batch taken at once, at least "
             f"{most['least_device_gb']} GB in parts; {most['host_gb']} GB of the host",
             f"disk    at least {most['tokens_gb']} GB of tokens, beside the text; up to {most['checkpoints_gb']} GB of "
