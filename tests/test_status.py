@@ -64,7 +64,7 @@ def write_tokens(folder: Path, seed: int) -> None:
 
 def train(cell: Cell, folder: Path) -> Path:
     out = folder / "cells" / cell.id
-    run_cell(folder / "specs" / f"{cell.id}.json", out / "metrics.json", None, None, "cpu", 1)
+    run_cell(folder / "specs" / f"{cell.id}.json", out / "metrics.json", device="cpu")
     return out / "metrics.json"
 
 

@@ -182,7 +182,7 @@ draw = random.Random(0)
 for _ in range(kills):
     child = os.fork()
     if not child:
-        run_cell(spec, out / "metrics.json", tokens, work, "cpu", 1)
+        run_cell(spec, out / "metrics.json", tokens=tokens, work=work, device="cpu")
         os._exit(0)
     time.sleep(draw.uniform(0, 2 * patience))
     os.kill(child, signal.SIGKILL)
@@ -193,7 +193,7 @@ for _ in range(kills):
     steps.add(now)
     last = now
 print(len(steps))
-run_cell(spec, out / "metrics.json", tokens, work, "cpu", 1)
+run_cell(spec, out / "metrics.json", tokens=tokens, work=work, device="cpu")
 """
 
 

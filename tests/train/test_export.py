@@ -58,7 +58,7 @@ def kept(make_spec, write_spec, corpus, tmp_path):
         spec = make_spec(**{"vocab_size": VOCAB, "unique_tokens": 4096, "epochs": 1, **changes})
         spec.check()
         model, metrics = tmp_path / "models" / "cell", tmp_path / "metrics.json"
-        run_cell(write_spec(spec), metrics, folder / "tokens", tmp_path / "work", device, 1, model)
+        run_cell(write_spec(spec), metrics, model, tokens=folder / "tokens", work=tmp_path / "work", device=device)
         return model, json.loads(metrics.read_text()), spec
 
     return train

@@ -283,7 +283,7 @@ def test_budget_must_fit(train, make_spec):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu), pytest.param(None, marks=needs_gpu)])
 def test_a_cell_from_its_files_to_its_metrics(device, cell, write_spec, token_folder, tmp_path):
     path, out = write_spec(cell("rigl")), tmp_path / "out"
-    run_cell(path, out / "metrics.json", token_folder, tmp_path / "work", device, threads=1)
+    run_cell(path, out / "metrics.json", tokens=token_folder, work=tmp_path / "work", device=device)
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["row"]["status"] == "ok"
     assert metrics["row"]["val_loss"] < math.log(96)
