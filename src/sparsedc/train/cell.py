@@ -48,7 +48,7 @@ def run_cell(
     study = path.resolve().parent.parent
     tokens = tokens or study / "corpus" / spec.data / "tokens"
     work = work or study / "work" / fingerprint(spec.content())
-    chosen = _device(
+    chosen = find_device(
         device or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None)
     )
     if chosen.type == "cuda":
@@ -91,7 +91,12 @@ def run_cell(
     _say(f"{path.stem}: {result}" + (f" | {progress}" if progress else ""))
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used, or the environment names a GPU that is not found.
+    """
     if name is None:
         available, visible = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if not available and visible not in ("", "-1", "NoDevFiles"):
