@@ -79,9 +79,9 @@ def main(
 
                 def train(cell: str) -> None:
                     command = [sys.executable, "-c", "from sparsedc.cli import main; main()", "train"]
-                    spec, metrics = folder / "specs" / f"{cell}.json", folder / "out" / way / cell / "metrics.json"
+                    command += [folder / "specs" / f"{cell}.json", folder / "out" / way / cell / "metrics.json"]
                     trained = subprocess.run(
-                        [*command, spec, metrics, "--tokens", folder / "tokens", "--work", folder / "work" / way / cell],
+                        [*command, "--tokens", folder / "tokens", "--work", folder / "work" / way / cell],
                         env=environment | variables, stderr=subprocess.PIPE, text=True,
                     )  # fmt: skip
                     ends.append(time.perf_counter())

@@ -114,6 +114,14 @@ def test_results_of_other_tokens_or_another_spec_are_stale(study: Study, cells: 
     assert first.exists()
 
 
+def test_a_cell_whose_model_is_to_be_kept_is_not_done_without_it(cells: list[Cell], folder: Path) -> None:
+    train(cells[0], folder)
+    study = load_study({**STUDY, "keep_models": [{}]})
+    assert standings(study, folder)[0] == Standing(cells[0].id, "stale", "its model is to be kept, and was not")
+    (folder / "models" / cells[0].id).mkdir(parents=True)
+    assert standings(study, folder)[0].state == "done"
+
+
 def test_the_command_line(cells: list[Cell], folder: Path) -> None:
     train(cells[0], folder)
     (folder / "cells" / "of-another-study").mkdir()
@@ -131,6 +139,9 @@ def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list
         for rule in ("spec", "train", "attempts"):
             (folder / "logs" / rule).mkdir(parents=True, exist_ok=True)
             (folder / "logs" / rule / f"{cell.id}.log").touch()
+        for name in (cell.id, f".{cell.id}.partial"):  # of which the second is being written
+            (folder / "models" / name).mkdir(parents=True)
+            (folder / "models" / name / "model.safetensors").touch()
     (folder / "corpus" / "other-tokens").mkdir()
     (folder / "runs.csv").touch()
     before = {path for path in folder.rglob("*") if path.is_file()}
@@ -138,7 +149,7 @@ def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list
     Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "exclude": [exclude]}))
     refused = sparsedc("study", "prune", "study.yaml", answer="n\n")
     assert refused.returncode == 0
-    assert "7 files and folders, " in refused.stdout
+    assert "9 files and folders, " in refused.stdout
     assert {path for path in folder.rglob("*") if path.is_file()} == before
     with exclusive(folder / "work" / removed.fingerprint):  # it is being trained by an earlier run
         refused = sparsedc("study", "prune", "study.yaml", "--yes")

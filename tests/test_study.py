@@ -133,6 +133,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         config(overrides=[{"method": "static", "set": {"lr": 1e-3}}]),
         ["overrides", "static", "picks no cell", "take it out"],
     ),
+    "a model of no cell": (config(keep_models=[{}, {"seed": 7}]), ["keep_models", "7", "picks no cell"]),
     "an override of cells that are all excluded": (
         config(exclude=[{"size": "13k"}], overrides=[{"size": "13k", "set": {"lr": 1e-3}}]),
         ["overrides", "13k", "picks no cell"],
@@ -428,6 +429,27 @@ def test_exclusions_take_out_what_agrees_with_every_key() -> None:
     study = load_study(config(exclude=[{"size": "50k", "epochs": [2, 3]}, {"density": 1, "size": "13k"}]))
     kept = {key[:2] + key[3:4] for key in factors(study)}
     assert kept == {("13k", 0.5, 1), ("13k", 0.5, 2), ("50k", 1.0, 1), ("50k", 0.5, 1)}
+
+
+def test_models_are_kept_of_the_cells_that_are_picked_and_no_cell_is_another_for_it() -> None:
+    again = {
+        "size": "13k",
+        "density": 1,
+        "unique_tokens": 4100,
+        "epochs": 1,
+        "method": "dense",
+    }  # 4,096 in whole sequences
+    study = config(cells=[again])
+    plain = load_study(study).cells
+    for selectors, picked in (
+        ([], set()),
+        ([{}], set(plain)),
+        ([{"size": "50k", "density": 0.5}], {name for name in plain if name.startswith("50k-d0.5-")}),
+        ([{"unique_tokens": 4100}], {name for name in plain if name.startswith("13k-d1-u4096-e1-")}),
+    ):
+        cells = load_study({**study, "keep_models": selectors}).cells
+        assert {name for name, cell in cells.items() if cell.keeps_model} == picked
+        assert {name: cell.spec for name, cell in cells.items()} == {name: cell.spec for name, cell in plain.items()}
 
 
 def test_later_overrides_win_and_a_cells_own_settings_win_over_them() -> None:
@@ -863,7 +885,7 @@ def test_the_studies_in_the_documentation_load() -> None:
     text = (REPOSITORY / "docs" / "studies.md").read_text()
     smallest, *examples = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
     assert len(load_study(smallest).cells) == 3 * 3 * 2 * 2 + 2 * 2
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         sizes = config(grid=[{**config()["grid"][0], "sizes": ["50k", "800k", "1m8"], "epochs": [1, 4]}])
         assert load_study({**sizes, **example, "sequence_length": 256, "training": {"batch_tokens": 1024}}).cells

@@ -4,6 +4,7 @@ import csv
 import shutil
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsedc.figures import MEASURED, OBSERVED, drawn
 from sparsedc.law.fit import Fit
@@ -138,6 +139,37 @@ def test_added_cell_trains_alone_and_removed_cell_trains_none(copy):
     assert planned(copy) == {"spec": 1, "train": 1, **after_law}
     write_study(copy, {**STUDY, "cells": []})
     assert planned(copy) == after_law
+
+
+def test_models_are_kept_where_the_study_says_so(copy):
+    before = rows(copy)
+    after_law = {"runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    some = {**STUDY, "keep_models": [{"size": "100k"}, {"size": "13k", "density": 0.5, "method": "set"}]}
+    write_study(copy, some)
+    assert planned(copy) == {"train_kept": 2, **after_law}
+    snakemake(copy)
+    after = rows(copy)
+    assert {cell: row["val_loss"] for cell, row in after.items()} == {
+        cell: row["val_loss"] for cell, row in before.items()
+    }
+    models = sorted((copy / "results/micro/models").iterdir())
+    assert {path.name: after[path.name]["status"] for path in models} == {
+        next(cell for cell in after if cell.startswith("100k")): "ok",
+        next(cell for cell in after if "-set-" in cell): "diverged",
+    }
+    active = int(after[models[0].name]["params_active"])
+    model = AutoModelForCausalLM.from_pretrained(models[0])
+    assert sum(int(parameter.count_nonzero()) for parameter in model.parameters()) == active
+    assert AutoTokenizer.from_pretrained(models[0])("text")["input_ids"]
+    assert planned(copy) == {}
+    write_study(copy, STUDY)  # the metrics of what was trained by one rule are those of the other
+    assert planned(copy) == {}
+    assert all(path.exists() for path in models)
+    write_study(copy, {**STUDY, "keep_models": [{}]})
+    assert planned(copy) == {"train_kept": 16, **after_law}
+    shutil.rmtree(models[0])
+    write_study(copy, some)
+    assert planned(copy) == {"train_kept": 1, **after_law}
 
 
 def test_touched_files_of_the_same_content_rerun_nothing(copy):

@@ -12,7 +12,7 @@ from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
 from sparsedc.train import loop
-from sparsedc.train.cell import _device, run_cell
+from sparsedc.train.cell import find_device, run_cell
 from sparsedc.train.loop import train_cell
 from sparsedc.train.trainer import Trainer
 
@@ -296,10 +296,10 @@ def test_a_gpu_that_is_named_and_not_found_is_no_reason_to_train_on_the_cpu(visi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(InputError, match=f"CUDA_VISIBLE_DEVICES = {visible}: names a GPU.*--device cpu"):
-        _device(None)
-    assert _device("cpu") == CPU
+        find_device(None)
+    assert find_device("cpu") == CPU
     for none in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-        assert _device(None) == CPU
+        assert find_device(None) == CPU
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert _device(None) == CPU
+    assert find_device(None) == CPU

@@ -129,13 +129,20 @@ def _result(path: Path, spec: Spec, train: Tokens, held_out: Tokens) -> str | No
 
 def _device(name: str | None) -> torch.device:
     """The device of this name, or a GPU if there is one, of which each rank of a machine takes its own."""
-    device = _named(name or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None))
+    device = find_device(
+        name or (f"cuda:{os.environ['LOCAL_RANK']}" if launched() and torch.cuda.is_available() else None)
+    )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
-def _named(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used, or the environment names a GPU that is not found.
+    """
     if name is None:
         available, visible = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if not available and visible not in ("", "-1", "NoDevFiles"):
