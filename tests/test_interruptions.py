@@ -27,7 +27,7 @@ STUDY = {
     "tokenizer": {"vocab_size": 400},
     "sequence_length": 64,
     "training": {"batch_tokens": 512, "lr": 1e-3, "warmup_fraction": 0.2, "topology_updates": 4},
-    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [8192], "epochs": [4, 6]}],
+    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [8192], "epochs": [6]}],
 }
 CELLS = load_study(STUDY).cells
 TABLE = "results/micro/runs.csv"
@@ -177,7 +177,7 @@ def test_kills_at_any_moment_cost_nothing_that_was_done(undisturbed, tmp_path):
         before = (folder / "trace").stat().st_size
         with Run(folder, TABLE) as run:
             try:
-                run.process.wait(draw.uniform(0.5, 2) * patience)
+                run.process.wait(draw.uniform(0.5, 1.5) * patience)
             except subprocess.TimeoutExpired:
                 run.process.kill()
                 run.process.wait()
@@ -195,3 +195,47 @@ def test_kills_at_any_moment_cost_nothing_that_was_done(undisturbed, tmp_path):
         assert_none_was_taken_twice(steps(folder)[cell.fingerprint], cell.spec.steps)
     assert rows(folder) == rows(undisturbed)
     assert planned(folder, TABLE) == {}
+
+
+def test_a_cell_that_ended_unseen_is_done(untrained):
+    """Snakemake hears nothing of the ends of its jobs, stands still, and is killed."""
+    with Run(untrained, TABLE) as run:
+        wait_for(lambda: any(steps(untrained).values()))
+        run.process.send_signal(signal.SIGSTOP)
+        done = wait_for(lambda: len(found := results(untrained)) == 2 and found)
+    snakemake(untrained, "--unlock", TABLE)
+    assert planned(untrained, TABLE) == {"train": len(CELLS) - 2, "runs": 1}
+    snakemake(untrained, TABLE)
+    assert done.items() <= results(untrained).items()
+    assert planned(untrained, TABLE) == {}
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_leaves_checkpoints_and_nothing_else(undisturbed, untrained, signals):
+    """Whoever presses it again before all has ended loses nothing, either."""
+    targets = [f"results/micro/cells/{cell}/metrics.json" for cell in list(CELLS)[:2]]
+    with Run(untrained, *targets) as run:
+        wait_for(lambda: sum(map(bool, steps(untrained).values())) == 2)
+        for _ in range(signals):
+            os.killpg(run.process.pid, signal.SIGINT)
+            time.sleep(0.1)
+        assert run.process.wait(60) == 1
+        wait_for(lambda: not processes(untrained))
+        assert run.said().count("stopped; run it again to go on from here") == 2
+        assert signals == 2 or "Traceback" not in run.said()  # Snakemake's own, then
+    assert results(untrained) == {}
+    assert planned(untrained, *targets) == {"train": 2}
+    snakemake(untrained, *targets, **tracing(untrained))  # nothing is locked
+    for cell in list(CELLS.values())[:2]:
+        taken = steps(untrained)[cell.fingerprint]
+        assert_none_was_taken_twice(taken, cell.spec.steps)
+        assert [step for _, step in taken] == list(range(1, cell.spec.steps + 1))
+        assert len({pid for pid, _ in taken}) == 2
+        assert metrics(untrained, cell) == metrics(undisturbed, cell)
+
+
+def metrics(folder, cell):
+    """A cell's, without what two runs never agree on."""
+    found = json.loads((folder / f"results/micro/cells/{cell.id}/metrics.json").read_text())
+    del found["finished"], found["row"]["seconds"], found["row"]["tokens_per_second"]
+    return found

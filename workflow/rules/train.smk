@@ -21,12 +21,12 @@ rule spec:
         "printf '%s\\n' {params.spec:q} > {output} 2> >(tee {log} >&2)"
 
 
-# A metrics.json is whole wherever it stands. If Snakemake was killed before it had noted that its job is done, it would
-# train the cell again: the mark of an unfinished job goes.
+# A metrics.json is whole wherever it stands. If Snakemake was killed before it had noted that the job is done, it would
+# train the cell again, had the mark of an unfinished job stayed.
 def budget_of(wildcards):
-    metrics = IOFile(f"{RESULTS}/cells/{wildcards.cell}/metrics.json")
-    if os.path.exists(metrics) and workflow.persistence.metadata(metrics) is None:
-        workflow.persistence.cleanup_metadata(metrics)
+    metrics = f"{RESULTS}/cells/{wildcards.cell}/metrics.json"
+    if os.path.exists(metrics):
+        workflow.persistence._unmark_incomplete(metrics)
     return f"{CORPUS}/budgets/{STUDY.cell(wildcards.cell).spec.unique_tokens}.json"
 
 
