@@ -9,24 +9,22 @@ import pytest
 
 from sparsedc.listing import listing, render
 from sparsedc.progress import Progress, duration, study_progress
-from sparsedc.study import load_study
+from sparsedc.study import Study, load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
 
 
 # --------------------------------------------------------------------------------------------------------- listing
 
 
-def test_listing_says_what_cells_are_and_cost() -> None:
-    study = load_study(STUDY)
+@pytest.fixture
+def study(small: dict[str, Any]) -> Study:
+    """Two sizes × two densities × one or two epochs of 4,096 tokens."""
+    small["grid"][0]["sizes"] = ["13k", "50k"]
+    return load_study(small)
+
+
+def test_listing_says_what_cells_are_and_cost(study: Study) -> None:
     table = listing(study, tflops=2.0)
     assert list(table["cell"]) == list(study.cells)
     assert list(table["hours"]) == pytest.approx([flops / 2e12 / 3600 for flops in table["flops_dense"]])
@@ -39,10 +37,9 @@ def test_listing_says_what_cells_are_and_cost() -> None:
     assert (sparse["params_total"] - sparse["params_active"] == sparse["params_maskable"] / 2).all()
 
 
-def test_totals_are_sums_over_cells() -> None:
-    table = listing(load_study(STUDY), tflops=1e-3)
+def test_totals_are_sums_over_cells(study: Study) -> None:
+    table = listing(study, tflops=1e-3)
     *_, totals = render(table).splitlines()
-    # two sizes × two densities × (1 + 2) epochs of 4096 tokens
     assert totals.startswith("8 cells, 49,152 tokens, ")
     assert f"{sum(table['flops_dense']):.3g} dense FLOPs" in totals
     assert f"about {sum(table['flops_dense']) / 1e9 / 3600:.3g} device hours" in totals

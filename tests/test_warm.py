@@ -5,7 +5,6 @@ so that there is a job to kill.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,25 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
-from sparsedc.spec import canonical_json
-from sparsedc.study import load_study
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, gpus, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
-
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
@@ -110,8 +97,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture
-def study_folder(tmp_path: Path) -> Path:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+def study_folder(small: dict[str, Any], tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small))
     os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
@@ -259,27 +246,13 @@ def with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Path]:
+def cells(write_results: Callable[[Path], list[Path]], tmp_path: Path) -> list[Path]:
     """Spec files of four cells, beside tokens for them."""
-    ids = np.random.default_rng(0).integers(0, 512, 8192).astype(np.uint16).tobytes()
-    split = {"tokens": 8192, "documents": 1, "characters": 8192, "sha256": hashlib.sha256(ids).hexdigest()}
-    splits = {name: {**split, "file": f"{name}.bin"} for name in ("train", "validation")}
-    (tmp_path / "tokens").mkdir()
-    for name in splits:
-        (tmp_path / "tokens" / f"{name}.bin").write_bytes(ids)
-    manifest = {"format": 1, "dtype": "uint16", "vocab_size": 512, "eod": 0, "splits": splits}
-    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "specs").mkdir()
-    paths = []
-    for cell in load_study(STUDY).cells.values():
-        paths.append(tmp_path / "specs" / f"{cell.id}.json")
-        paths[-1].write_text(canonical_json(cell.spec.content()))
-    return paths
+    return write_results(tmp_path)
 
 
 def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
-    folder = spec.parent.parent
-    return run.client("train", spec, "--tokens", folder / "tokens", "--out", folder / "out" / spec.stem, *options)
+    return run.client("train", spec, "--out", spec.parent.parent / "out" / spec.stem, *options)
 
 
 def workers(run: Run) -> list[int]:
@@ -308,7 +281,7 @@ def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path
         pids.update(workers(with_gpus))
     assert len(pids) == 1
     folder = cells[-1].parents[1]
-    arguments = ["train", cells[-1], "--tokens", "tokens", "--out", "alone", "--device", "cpu"]
+    arguments = ["train", cells[-1], "--out", "alone", "--device", "cpu"]
     program = "from sparsedc.cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, check=True, capture_output=True)
     losses = [
