@@ -24,7 +24,7 @@ from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
-min_version("9.14")
+min_version("9.27")
 
 
 # A study file stands alone: merged into another's keys it would be a third study.

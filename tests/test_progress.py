@@ -10,24 +10,20 @@ import pytest
 from sparsedc.listing import listing, render
 from sparsedc.progress import Progress, duration, study_progress
 from sparsedc.speed import Speed, stated
-from sparsedc.study import load_study
+from sparsedc.study import Study, load_study
 from sparsedc.train.warm import RUN_VARIABLE
-
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k", "50k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
-
 
 # --------------------------------------------------------------------------------------------------------- listing
 
 
-def test_listing_says_what_cells_are_and_cost() -> None:
-    study = load_study(STUDY)
+@pytest.fixture
+def study(small: dict[str, Any]) -> Study:
+    """Two sizes × two densities × one or two epochs of 4,096 tokens."""
+    small["grid"][0]["sizes"] = ["13k", "50k"]
+    return load_study(small)
+
+
+def test_listing_says_what_cells_are_and_cost(study: Study) -> None:
     table = listing(study, stated(2.0))
     assert list(table["cell"]) == list(study.cells)
     assert list(table["hours"]) == pytest.approx([flops / 2e12 / 3600 for flops in table["flops_dense"]])
@@ -40,9 +36,9 @@ def test_listing_says_what_cells_are_and_cost() -> None:
     assert (sparse["params_total"] - sparse["params_active"] == sparse["params_maskable"] / 2).all()
 
 
-def test_totals_are_sums_and_largest_values_over_cells() -> None:
+def test_totals_are_sums_and_largest_values_over_cells(study: Study) -> None:
     speed = stated(1e-3)
-    table = listing(load_study(STUDY), speed)
+    table = listing(study, speed)
     total, hours, memory, disk = render(table, speed).splitlines()[-4:]
     # two sizes × two densities × (1 + 2) epochs of 4096 tokens
     assert total.startswith("8 cells, 49,152 tokens, ")
@@ -54,9 +50,9 @@ def test_totals_are_sums_and_largest_values_over_cells() -> None:
     assert f" {sum(table['results_gb']):.2g} GB of results" in disk
 
 
-def test_what_may_be_thinned_is_summed_by_each_factor_that_varies() -> None:
+def test_what_may_be_thinned_is_summed_by_each_factor_that_varies(study: Study) -> None:
     speed = stated(1e-3)
-    table = listing(load_study(STUDY), speed)
+    table = listing(study, speed)
     _, *summaries, _ = render(table, speed).split("\n\n")
     assert [summary.split()[0] for summary in summaries] == ["size", "density", "epochs", "method"]
     by_epochs = summaries[2].splitlines()
@@ -66,8 +62,7 @@ def test_what_may_be_thinned_is_summed_by_each_factor_that_varies() -> None:
     assert [line.split()[0] for line in summaries[0].splitlines()] == ["size", "50k", "13k"]  # as they are trained
 
 
-def test_hours_follow_the_size_and_cells_of_other_sizes_are_counted() -> None:
-    study = load_study(STUDY)
+def test_hours_follow_the_size_and_cells_of_other_sizes_are_counted(study: Study) -> None:
     small, large = sorted({cell.spec.counts.total for cell in study.cells.values()})
     speed = Speed("as told", (small, (small * large) ** 0.5), (1.0, 3.0))
     table = listing(study, speed)

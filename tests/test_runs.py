@@ -20,15 +20,6 @@ from sparsedc.runs import COLUMNS, read_runs, write_runs
 from sparsedc.speed import stated
 from sparsedc.study import Study, load_study
 
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
-
 
 def row(cell: str = "a", **changes: Any) -> dict[str, Any]:
     """A made-up row: 1.5 for numbers with a fraction, 3 for whole ones, its column's name for text."""
@@ -139,8 +130,8 @@ def documented(heading: str) -> list[str]:
 
 
 @pytest.fixture
-def study() -> Study:
-    return load_study(STUDY)
+def study(small: dict[str, Any]) -> Study:
+    return load_study(small)
 
 
 @pytest.fixture

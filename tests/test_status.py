@@ -1,36 +1,25 @@
 """Where a study stands, and what of its folder is no longer its own: read off files as training leaves them."""
 
-import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from sparsedc.errors import InputError
-from sparsedc.spec import canonical_json
 from sparsedc.status import Standing, render, standings
 from sparsedc.study import Cell, Study, load_study
 from sparsedc.train.cell import run_cell
 from sparsedc.train.lock import exclusive, held
 
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
-
 
 @pytest.fixture
-def study() -> Study:
-    return load_study(STUDY)
+def study(small: dict[str, Any]) -> Study:
+    return load_study(small)
 
 
 @pytest.fixture
@@ -39,27 +28,15 @@ def cells(study: Study) -> list[Cell]:
 
 
 @pytest.fixture
-def folder(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    small: dict[str, Any], write_results: Callable[[Path], list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The study's results, with specs and tokens and nothing trained, below the working directory."""
     monkeypatch.chdir(tmp_path)
-    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    Path("study.yaml").write_text(yaml.safe_dump(small))
     folder = tmp_path / "results" / "small"
-    (folder / "specs").mkdir(parents=True)
-    for cell in study.cells.values():
-        (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
-    write_tokens(folder / "corpus" / study.data / "tokens", seed=0)
+    write_results(folder)
     return folder
-
-
-def write_tokens(folder: Path, seed: int) -> None:
-    ids = np.random.default_rng(seed).integers(0, 512, 8192).astype(np.uint16).tobytes()
-    split = {"tokens": 8192, "documents": 1, "characters": 8192, "sha256": hashlib.sha256(ids).hexdigest()}
-    splits = {name: {**split, "file": f"{name}.bin"} for name in ("train", "validation")}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in splits:
-        (folder / f"{name}.bin").write_bytes(ids)
-    manifest = {"format": 1, "dtype": "uint16", "vocab_size": 512, "eod": 0, "splits": splits}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def train(cell: Cell, folder: Path) -> Path:
@@ -99,7 +76,9 @@ def test_every_state_with_its_reason(study: Study, cells: list[Cell], folder: Pa
     assert told[-1] == "4 cells: 1 done, 1 diverged, 1 running, 1 failed"
 
 
-def test_results_of_other_tokens_or_another_spec_are_stale(study: Study, cells: list[Cell], folder: Path) -> None:
+def test_results_of_other_tokens_or_another_spec_are_stale(
+    study: Study, cells: list[Cell], folder: Path, write_tokens: Callable[..., None]
+) -> None:
     first, second, third, _ = (train(cell, folder) for cell in cells)
     third.write_text(third.read_text()[:100])
     content = json.loads(second.read_text())
@@ -114,9 +93,11 @@ def test_results_of_other_tokens_or_another_spec_are_stale(study: Study, cells: 
     assert first.exists()
 
 
-def test_a_cell_whose_model_is_to_be_kept_is_not_done_without_it(cells: list[Cell], folder: Path) -> None:
+def test_a_cell_whose_model_is_to_be_kept_is_not_done_without_it(
+    small: dict[str, Any], cells: list[Cell], folder: Path
+) -> None:
     train(cells[0], folder)
-    study = load_study({**STUDY, "keep_models": [{}]})
+    study = load_study({**small, "keep_models": [{}]})
     assert standings(study, folder)[0] == Standing(cells[0].id, "stale", "its model is to be kept, and was not")
     (folder / "models" / cells[0].id).mkdir(parents=True)
     assert standings(study, folder)[0].state == "done"
@@ -132,7 +113,9 @@ def test_the_command_line(cells: list[Cell], folder: Path) -> None:
     assert [one["state"] for one in found] == ["done", "waiting", "waiting", "waiting"]
 
 
-def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list[Cell], folder: Path) -> None:
+def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(
+    small: dict[str, Any], cells: list[Cell], folder: Path
+) -> None:
     removed, kept = cells[0], cells[1:]
     for cell in cells:
         train(cell, folder)
@@ -146,7 +129,7 @@ def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(cells: list
     (folder / "runs.csv").touch()
     before = {path for path in folder.rglob("*") if path.is_file()}
     exclude = {"density": removed.spec.density, "epochs": removed.spec.epochs}
-    Path("study.yaml").write_text(yaml.safe_dump({**STUDY, "exclude": [exclude]}))
+    Path("study.yaml").write_text(yaml.safe_dump({**small, "exclude": [exclude]}))
     refused = sparsedc("study", "prune", "study.yaml", answer="n\n")
     assert refused.returncode == 0
     assert "9 files and folders, " in refused.stdout

@@ -5,7 +5,6 @@ so that there is a job to kill.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,26 +17,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
-from sparsedc.spec import canonical_json
-from sparsedc.study import load_study
+from sparsedc.spec import FINGERPRINT_LENGTH, canonical_json, fingerprint
 from sparsedc.train.placement import Demand, Gpus, visible_gpus
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
-
-STUDY: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "installed"},
-    "tokenizer": {"vocab_size": 512},
-    "sequence_length": 64,
-    "training": {"batch_tokens": 256},
-    "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
-}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
@@ -111,8 +99,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture
-def study_folder(tmp_path: Path) -> Path:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+def study_folder(small: dict[str, Any], tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small))
     os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
@@ -273,22 +261,18 @@ def with_two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Path]:
+def cells(write_results: Callable[[Path], list[Path]], tmp_path: Path) -> list[Path]:
     """Spec files of four cells, beside tokens for them."""
-    ids = np.random.default_rng(0).integers(0, 512, 8192).astype(np.uint16).tobytes()
-    split = {"tokens": 8192, "documents": 1, "characters": 8192, "sha256": hashlib.sha256(ids).hexdigest()}
-    splits = {name: {**split, "file": f"{name}.bin"} for name in ("train", "validation")}
-    (tmp_path / "tokens").mkdir()
-    for name in splits:
-        (tmp_path / "tokens" / f"{name}.bin").write_bytes(ids)
-    manifest = {"format": 1, "dtype": "uint16", "vocab_size": 512, "eod": 0, "splits": splits}
-    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "specs").mkdir()
-    paths = []
-    for cell in load_study(STUDY).cells.values():
-        paths.append(tmp_path / "specs" / f"{cell.id}.json")
-        paths[-1].write_text(canonical_json(cell.spec.content()))
-    return paths
+    return write_results(tmp_path)
+
+
+def long_cell(spec: Path) -> Path:
+    """The same cell with 200 times the epochs."""
+    content = json.loads(spec.read_text())
+    content["epochs"] *= 200
+    path = spec.with_name(f"long-{fingerprint(content)[:FINGERPRINT_LENGTH]}.json")
+    path.write_text(canonical_json(content))
+    return path
 
 
 def metrics_of(spec: Path) -> Path:
@@ -296,7 +280,7 @@ def metrics_of(spec: Path) -> Path:
 
 
 def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
-    return run.client("train", spec, metrics_of(spec), "--tokens", spec.parents[1] / "tokens", *options)
+    return run.client("train", spec, metrics_of(spec), *options)
 
 
 def workers(run: Run) -> list[int]:
@@ -325,7 +309,7 @@ def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path
         pids.update(workers(with_gpus))
     assert len(pids) == 1
     folder = cells[-1].parents[1]
-    arguments = ["train", cells[-1], "alone/metrics.json", "--tokens", "tokens", "--device", "cpu"]
+    arguments = ["train", cells[-1], "alone/metrics.json", "--work", "alone", "--device", "cpu"]
     program = "from sparsedc.cli import main; main()"
     subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=folder, check=True, capture_output=True)
     losses = [
@@ -503,9 +487,11 @@ def test_a_cell_of_two_gpus_has_them_to_itself_and_others_wait_for_their_turn(
 ) -> None:
     """Ranks on the CPU wait for no GPU of their own, but the server gives them two all the same."""
     run = with_two_gpus
+    assert train(run, cells[3], "--device", "cpu").wait(60) == 0
+    (one,) = workers(run)
     with held(cells[0]) as release:
         first = train(run, cells[0], "--device", "cpu")
-        (one,) = wait_for(lambda: workers(run))
+        time.sleep(0.5)  # until it has it
         pair = train(run, cells[1], "--device", "cpu", "--ranks", "2")
         time.sleep(0.5)
         third = train(run, cells[2], "--device", "cpu")  # there is room for it, but it is not its turn
@@ -525,10 +511,31 @@ def test_a_cell_of_two_gpus_has_them_to_itself_and_others_wait_for_their_turn(
     assert json.loads(metrics_of(cells[1]).read_text())["ranks"] == 2
 
 
-def test_more_gpus_than_there_are_is_an_error_at_once(with_two_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
-    client = train(with_two_gpus, cells[0], "--ranks", "5", "--device", "cpu")
-    assert "which 5 ranks cannot share" in client.communicate(timeout=60)[1]
+def test_ranks_that_cannot_share_a_batch_are_refused_before_they_start(with_two_gpus: Run, cells: list[Path]) -> None:
+    client = train(with_two_gpus, cells[0], "--ranks", "3", "--device", "cpu")  # more than there are GPUs
+    err = client.communicate(timeout=60)[1]
     assert client.returncode == 2
+    assert err.count("\n") == 1
+    assert "4 sequences, which 3 ranks cannot share" in err
+
+
+def test_a_cell_that_is_asked_to_stop_leaves_a_checkpoint_whoever_else_is_told(
+    with_two_gpus: Run, tmp_path: Path, write_results: Callable[[Path], list[Path]]
+) -> None:
+    """A scheduler tells every process at once: client, server and trainer."""
+    spec = long_cell(write_results(tmp_path)[0])
+    client = train(with_two_gpus, spec, "--device", "cpu")
+    server = wait_for(with_two_gpus.server)
+    work = tmp_path / "work"
+    wait_for(lambda: list(work.glob("*/lock")))
+    time.sleep(1)  # until it trains
+    for process in (client.pid, server, *children(server)):
+        os.kill(process, signal.SIGTERM)
+    assert client.wait(60) == 128 + signal.SIGTERM
+    assert len(list(work.glob("*/checkpoint-*.sha256"))) == 1
+    assert with_two_gpus.server() == server
+    again = train(with_two_gpus, spec, "--device", "cpu")
+    assert again.wait(120) == 0, again.communicate()
 
 
 def test_a_client_that_dies_in_the_queue_leaves_it(with_two_gpus: Run, cells: list[Path]) -> None:

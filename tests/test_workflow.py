@@ -1,7 +1,9 @@
 """The workflow end to end: a micro study on real text through Snakemake, and what reruns when something changes."""
 
 import csv
+import os
 import shutil
+import time
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -176,6 +178,34 @@ def test_touched_files_of_the_same_content_rerun_nothing(copy):
     for path in (copy / "results/micro/specs").iterdir():
         path.touch()
     (copy / "config.yaml").touch()
+    assert planned(copy) == {}
+
+
+def test_a_deleted_spec_trains_nothing_again(copy):
+    specs = sorted((copy / "results/micro/specs").iterdir())
+    specs[0].unlink()
+    assert planned(copy) == {}
+    extra = {"size": "13k", "density": 1, "unique_tokens": 4096, "epochs": 3, "method": "dense"}
+    write_study(copy, {**STUDY, "cells": [*STUDY["cells"], extra]})
+    assert planned(copy)["train"] == 1
+    snakemake(copy, str(specs[0].relative_to(copy)))  # made anew, later than what was trained from it
+    assert specs[0].exists()
+    assert planned(copy)["train"] == 1
+
+
+def test_a_clock_that_was_set_back_changes_nothing(copy):
+    """All that is there is from the future. What a change makes anew is older than what depends on it."""
+    later = time.time() + 86400
+    for path in (copy / "results").rglob("*"):
+        os.utime(path, (later, later))
+    assert planned(copy) == {}
+    extra = {"size": "13k", "density": 1, "unique_tokens": 4096, "epochs": 3, "method": "dense"}
+    write_study(copy, {**STUDY, "cells": [extra], "law": {**STUDY["law"], "forms": ["chinchilla"]}})
+    trained = {path: path.stat().st_mtime_ns for path in (copy / "results/micro/cells").glob("*/metrics.json")}
+    snakemake(copy)
+    assert len(rows(copy)) == 18  # one cell more, one less
+    assert all(path.stat().st_mtime_ns == moment for path, moment in trained.items())
+    assert Selection.load(copy / "results/micro/law/selection.json").best.form == "chinchilla"
     assert planned(copy) == {}
 
 

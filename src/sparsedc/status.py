@@ -59,6 +59,8 @@ def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str,
             return _result(cell, json.loads(path.read_text(encoding="utf-8")), folder, checksums)
         except (ValueError, KeyError, TypeError) as error:
             return "stale", f"{path} cannot be read ({error!r}); delete it"
+    if (work / "metrics.json").exists():
+        return "waiting", "its result is kept, and comes back in the next run"
     if (work / "lock").exists():
         return "failed", f"{_last_words(folder / 'logs' / 'train' / f'{cell.id}.log')}{_checkpoint(cell, work)}"
     return "waiting", ""

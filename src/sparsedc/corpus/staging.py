@@ -20,7 +20,11 @@ def staged(out: Path, index: str) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         stage = Path(name)
-        yield stage
+        try:
+            yield stage
+        except OSError as error:
+            error.filename = error.filename or str(out)  # a full disk does not say where it is
+            raise
         files = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
         (out / index).unlink(missing_ok=True)
         for file in sorted(files, key=lambda file: file == Path(index)):
