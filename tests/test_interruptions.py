@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sparsedc.study import load_study
-from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, write_study
+from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, traced, tracing, write_study
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 
@@ -31,32 +31,6 @@ STUDY = {
 }
 CELLS = load_study(STUDY).cells
 TABLE = "results/micro/runs.csv"
-
-# Python runs this when it starts, in the warm server too. Steps are slow enough to be interrupted.
-TRACER = """
-import importlib.util, os, sys, time
-class Tracer:
-    def find_spec(name, path, target=None):
-        if name != "sparsedc.train.trainer":
-            return None
-        sys.meta_path.remove(Tracer)
-        found = importlib.util.find_spec(name)
-        execute = found.loader.exec_module
-        def traced(module):
-            execute(module)
-            from sparsedc.spec import fingerprint
-            take = module.Trainer.take_step
-            def take_step(self, *batch):
-                take(self, *batch)
-                time.sleep(0.02)
-                with open(os.environ["TRACE"], "a") as trace:
-                    print(fingerprint(self.spec.content()), os.getpid(), self.step, file=trace)
-            module.Trainer.take_step = take_step
-        found.loader.exec_module = traced
-        return found
-if "TRACE" in os.environ:
-    sys.meta_path.insert(0, Tracer)
-"""
 
 
 class Run:
@@ -81,12 +55,6 @@ class Run:
         self.process.wait()
         self.log.close()
         wait_for(lambda: not processes(self.folder))
-
-
-def tracing(folder):
-    """The environment in which trainers note their steps."""
-    paths = [str(folder / "tracer"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": ":".join(paths), "TRACE": str(folder / "trace")}
 
 
 def steps(folder):
@@ -148,13 +116,6 @@ def undisturbed(tmp_path_factory):
     folder = new_folder(tmp_path_factory.mktemp("undisturbed"))
     write_study(folder, STUDY)
     snakemake(folder, TABLE)
-    return folder
-
-
-def traced(folder):
-    (folder / "tracer").mkdir()
-    (folder / "tracer" / "sitecustomize.py").write_text(TRACER)
-    (folder / "trace").touch()
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Studies on a real Slurm: one node on this machine, with made-up GPUs (tests/slurm/loopback)."""
+"""Studies on a real Slurm: two nodes on this machine, with two made-up GPUs and one (tests/slurm/loopback)."""
 
 import csv
 import json
@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from sparsedc import slurm
 from sparsedc.errors import InputError
 from sparsedc.study import load_study
+from workflows import new_folder, traced, tracing, write_study
 
 ROOT = Path(__file__).parents[1]
 NOT_INSTALLED = 3  # exit status
@@ -36,38 +36,34 @@ STUDY: dict[str, Any] = {
     "grid": [{"sizes": ["13k", "50k"], "densities": [1], "unique_tokens": [4096], "epochs": [1, 2]}],
     "law": {"forms": ["chinchilla"], "bootstrap": 0},
 }
-# `sparsedc` for jobs. GPUs are made up, so that cells train on the CPU; they wait for a file `go`, and take so many
-# seconds for each step; when and on which GPU each trained is noted.
+# `sparsedc` for jobs. GPUs are made up, so that cells train on the CPU; they wait for a file `go`; when and where each
+# trained is noted.
 WRAPPER = f"""#!{sys.executable}
 import os, pathlib, sys, time
 import sparsedc.cli
 notes = pathlib.Path(os.environ["NOTES"])
-os.environ.pop("SPARSEDC_RUN", None)  # train in this process
-if sys.argv[1] == "train":
-    place = os.environ["SLURM_JOB_ID"], os.environ["CUDA_VISIBLE_DEVICES"]
+def note(what):
+    place = os.environ["SLURM_JOB_ID"], os.environ["SLURMD_NODENAME"], os.environ["CUDA_VISIBLE_DEVICES"]
     with notes.open("a") as file:
-        print("begin", *place, time.time(), file=file)
+        print(what, *place, time.time(), file=file)
+if sys.argv[1] == "train":
+    note("begin")
     while not (notes.parent / "go").exists():
         time.sleep(0.1)
+    if "BROKEN" in os.environ and os.environ["BROKEN"] in sys.argv[2]:
+        sys.exit(1)
     sys.argv += ["--device", "cpu"]
-    from sparsedc.train import trainer
-    take = trainer.Trainer.take_step
-    def slowly(*arguments):
-        time.sleep(float(os.environ.get("SECONDS_A_STEP", 0)))
-        take(*arguments)
-    trainer.Trainer.take_step = slowly
 try:
     sparsedc.cli.main()
 finally:
     if sys.argv[1] == "train":
-        with notes.open("a") as file:
-            print("end", *place, time.time(), file=file)
+        note("end")
 """
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    started = subprocess.run([LOOPBACK, "up", "2"], capture_output=True, text=True, check=False)
+    started = subprocess.run([LOOPBACK, "up", "2", "1"], capture_output=True, text=True, check=False)
     if started.returncode == NOT_INSTALLED:
         pytest.skip(f"Slurm cannot be installed: {started.stderr}")
     assert started.returncode == 0, started.stderr
@@ -77,21 +73,19 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("Snakefile", "workflow", "profiles"):
-        os.symlink(ROOT / name, tmp_path / name)
-    write_study(tmp_path)
+    change_study(traced(new_folder(tmp_path)))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sparsedc").write_text(WRAPPER)
     (tmp_path / "bin" / "sparsedc").chmod(0o755)
     return tmp_path
 
 
-def command(*arguments: str, minutes: str = "10") -> list[str]:
+def command(*arguments: str, minutes: str = "10", packed: int = 1) -> list[str]:
     # Cells' jobs ask for what a real one needs, more than this machine may have.
     ours = ["--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5"]
     ours += ["--default-resources", "mem_mb=300", "runtime=10"]
-    ours += ["--set-resources", "train:mem_mb=300", "train:gpu=1", f"train:runtime={minutes}"]
-    return [sys.executable, "-m", "snakemake", *ours, *arguments]
+    ours += ["--set-resources", "train:mem_mb=300", f"train:runtime={minutes}"]
+    return [sys.executable, "-m", "snakemake", *ours, "--group-components", f"small={packed}", *arguments]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -100,25 +94,33 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def snakemake(
-    folder: Path, *arguments: str, minutes: str = "10", **variables: str
+    folder: Path, *arguments: str, minutes: str = "10", packed: int = 1, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
     (folder / "go").touch()
     return subprocess.run(
-        command(*arguments, minutes=minutes), cwd=folder, capture_output=True, text=True, timeout=900, check=False,
+        command(*arguments, minutes=minutes, packed=packed), cwd=folder, capture_output=True, text=True, timeout=900, check=False,
         env=environment(folder) | variables,
     )  # fmt: skip
 
 
-def noted(folder: Path) -> list[tuple[str, str, str, float]]:
-    """What, job, GPU and time."""
+class Note(NamedTuple):
+    """`begin` or `end` of a cell, its job, and where that is."""
+
+    what: str
+    job: str
+    node: str
+    gpu: str
+    time: float
+
+
+def noted(folder: Path) -> list[Note]:
     notes = folder / "notes"
     lines = notes.read_text().splitlines() if notes.exists() else []
-    return [(what, job, gpu, float(moment)) for what, job, gpu, moment in map(str.split, lines)]
+    return [Note(*line.split()[:-1], float(line.split()[-1])) for line in lines]
 
 
-def write_study(folder: Path, **training: float) -> None:
-    study = {**STUDY, "training": {**STUDY["training"], **training}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(study))
+def change_study(folder: Path, **training: float) -> None:
+    write_study(folder, {**STUDY, "training": {**STUDY["training"], **training}})
 
 
 def rates(folder: Path) -> dict[str, float]:
@@ -134,17 +136,17 @@ def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(clu
         env=environment(folder),
     ) as driver:  # fmt: skip
         end = time.monotonic() + 300
-        while len(noted(folder)) < 2 and driver.poll() is None and time.monotonic() < end:
+        while len(noted(folder)) < 3 and driver.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
-        write_study(folder, lr=2e-2)
+        change_study(folder, lr=2e-2)
         (folder / "go").touch()
         told = driver.communicate(timeout=300)[0]
     first = rates(folder)
-    assert set(first.values()) == {1e-2}, told  # two had begun, and the others did not train with values not theirs
-    assert len(first) == 2
+    assert set(first.values()) == {1e-2}, told  # three had begun, and the other did not train with values not its own
+    assert len(first) == 3
     assert driver.returncode == 1
-    logs = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs" / "rule_train").glob("*/*.log")]
-    assert sum("is no cell of the study micro, which may have been edited" in log for log in logs) == 2
+    logs = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs").rglob("*.log")]
+    assert sum("is no cell of the study micro, which may have been edited" in log for log in logs) == 1
 
     ended = snakemake(folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -157,27 +159,68 @@ def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(clu
     for cell in second:
         assert (results / "logs" / "attempts" / f"{cell}.log").read_text().count("== ") == 1
     notes = noted(folder)
-    assert {gpu for _, _, gpu, _ in notes} == {"0", "1"}
-    for gpu in "01":  # a cell ends before the next one begins
-        order = [(what, job) for what, job, one, _ in sorted(notes, key=lambda note: note[3]) if one == gpu]
-        assert [what for what, _ in order] == ["begin", "end"] * (len(order) // 2)
-        assert all(begin[1] == end[1] for begin, end in zip(order[::2], order[1::2], strict=True))
+    gpus = {(note.node, note.gpu) for note in notes}
+    assert gpus == {("node1", "0"), ("node1", "1"), ("node2", "0")}
+    for gpu in gpus:  # a cell ends before the next one begins
+        order = sorted((note for note in notes if (note.node, note.gpu) == gpu), key=lambda note: note.time)
+        assert [note.what for note in order] == ["begin", "end"] * (len(order) // 2)
+        assert all(begin.job == end.job for begin, end in zip(order[::2], order[1::2], strict=True))
 
-    write_study(folder)  # back to what it was: the two that had trained are done
+    change_study(folder)  # back to what it was: the three that had trained are done
     planned = snakemake(folder, "--dry-run", "--quiet", "rules").stdout
-    assert re.search(r"^train +2$", planned, re.MULTILINE), planned
+    assert re.search(r"^train +1$", planned, re.MULTILINE), planned
 
 
 @needs_slurm
 def test_a_cell_out_of_time_goes_on_in_the_next_attempt(cluster: None, folder: Path) -> None:
     (cell,) = [cell for cell in load_study(STUDY).cells.values() if cell.spec.size == "13k" and cell.spec.epochs == 2]
     target = f"results/micro/cells/{cell.id}/metrics.json"
-    ended = snakemake(folder, "--", target, minutes="attempt", SECONDS_A_STEP="7")  # 112 s
+    slowly = tracing(folder, seconds_a_step=7)  # 112 s
+    ended = snakemake(folder, "--", target, minutes="attempt", **slowly)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     attempts = (folder / "results" / "micro" / "logs" / "attempts" / f"{cell.id}.log").read_text()
     assert attempts.count("== ") == 2
-    (_, *_, begin), (_, *_, end) = noted(folder)[-2:]
-    assert end - begin < 90  # it did not start over
+    assert "stopped; run it again to go on from its last checkpoint" in attempts
+    taken = [int(line.split()[-1]) for line in (folder / "trace").read_text().splitlines()]
+    assert taken == list(range(1, cell.spec.steps + 1))
+
+
+@needs_slurm
+def test_small_cells_share_a_job_and_one_that_fails_costs_the_others_nothing(cluster: None, folder: Path) -> None:
+    broken, *others = load_study(STUDY).cells.values()
+    cells = [f"results/micro/cells/{cell.id}/metrics.json" for cell in (broken, *others)]
+    ended = snakemake(folder, "--retries", "0", "--", *cells, packed=4, BROKEN=broken.id, **tracing(folder, 0.1))
+    assert ended.returncode == 1
+    notes = noted(folder)
+    assert len(notes) == 7
+    assert len({(note.job, note.node, note.gpu) for note in notes}) == 1
+    spans = [[note.time for note in notes if note.what == what] for what in ("begin", "end")]
+    assert max(spans[0]) < min(spans[1])  # side by side
+    before = (folder / "trace").read_text().splitlines()
+    assert len(before) == sum(cell.spec.steps for cell in others)
+    ended = snakemake(folder, "--", *cells, packed=4, **tracing(folder, 0))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    after = (folder / "trace").read_text().splitlines()[len(before) :]
+    assert [line.split()[0] for line in after] == [broken.fingerprint] * broken.spec.steps
+
+
+@needs_slurm
+def test_a_cell_of_several_nodes_and_one_of_several_gpus(cluster: None, folder: Path) -> None:
+    write_study(folder, {**STUDY, "gpus": {"50k": [2, 1], "13k": 2}})
+    of_nodes, of_gpus = (
+        next(cell for cell in load_study(STUDY).cells.values() if cell.spec.size == size) for size in ("50k", "13k")
+    )
+    cells = [f"results/micro/cells/{cell.id}/metrics.json" for cell in (of_nodes, of_gpus)]
+    ended = snakemake(folder, "--", *cells)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [json.loads((folder / path).read_text())["ranks"] for path in cells] == [2, 2]
+    assert {(note.node, note.gpu) for note in noted(folder)} == {("node1", "0"), ("node1", "0,1")}
+    first = json.loads((folder / cells[0]).read_text())
+    write_study(folder, STUDY)
+    alone = snakemake(folder, "--forcerun", "train", "--", cells[0])
+    assert alone.returncode == 0
+    assert "finished before" in (folder / f"results/micro/logs/train/{of_nodes.id}.log").read_text()
+    assert json.loads((folder / cells[0]).read_text()) == first
 
 
 @needs_slurm

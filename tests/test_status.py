@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.status import Standing, render, standings
 from sparsedc.study import Cell, Study, load_study
+from sparsedc.train import lock
 from sparsedc.train.cell import run_cell
 from sparsedc.train.lock import exclusive, held
 
@@ -151,12 +152,14 @@ def test_prune_removes_what_the_study_no_longer_has_and_nothing_else(
     assert all((folder / "cells" / cell.id / "metrics.json").exists() for cell in kept)
 
 
-def test_one_trainer_a_cell(tmp_path: Path) -> None:
+def test_one_trainer_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.6)
     work = tmp_path / "work"
     assert not held(work)
     with exclusive(work):
         assert held(work)
-        with pytest.raises(InputError, match="another process"), exclusive(work):
+        refused = pytest.raises(InputError, match="is being trained by another process")
+        with pytest.warns(SparsedcWarning, match="waiting for its end"), refused, exclusive(work):
             pass
     assert not held(work)
     with exclusive(work):

@@ -501,10 +501,10 @@ def test_a_cell_of_two_gpus_has_them_to_itself_and_others_wait_for_their_turn(
         assert first.wait(60) == 0
         launcher = wait_for(lambda: set(workers(run)) - {one}).pop()
         wait_for(lambda: not alive(one))  # it has left the GPU
-        ranks = wait_for(lambda: len(found := children(launcher)) == 2 and found)  # which import torch for seconds
+        ranks = wait_for(lambda: len(found := children(launcher)) == 2 and found)
+        time.sleep(1)  # in which they have begun, and import torch
         for rank in ranks:
             assert "CUDA_VISIBLE_DEVICES=0,1" in Path(f"/proc/{rank}/environ").read_text().split("\0")
-        time.sleep(1)
         assert workers(run) == [launcher]
         assert pair.wait(120) == 0, pair.communicate()
         assert third.wait(120) == 0, third.communicate()

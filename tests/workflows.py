@@ -39,3 +39,46 @@ def planned(folder, *arguments):
     lines = out[out.index("Job stats:") :].splitlines()[3:]
     jobs = dict(line.split() for line in lines[: lines.index("")])
     return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+# Python runs this when it starts, in the warm server too: trainers take their time, and note every step.
+TRACER = """
+import importlib.util, os, sys, time
+class Tracer:
+    def find_spec(name, path, target=None):
+        if name != "sparsedc.train.trainer":
+            return None
+        sys.meta_path.remove(Tracer)
+        found = importlib.util.find_spec(name)
+        execute = found.loader.exec_module
+        def traced(module):
+            execute(module)
+            from sparsedc.spec import fingerprint
+            take = module.Trainer.take_step
+            def take_step(self, *batch):
+                take(self, *batch)
+                time.sleep(float(os.environ["SECONDS_A_STEP"]))
+                with open(os.environ["TRACE"], "a") as trace:
+                    print(fingerprint(self.spec.content()), os.getpid(), self.step, file=trace)
+            module.Trainer.take_step = take_step
+        found.loader.exec_module = traced
+        return found
+if "TRACE" in os.environ:
+    sys.meta_path.insert(0, Tracer)
+"""
+
+
+def traced(folder):
+    """Prepare a folder for trainers that note their steps."""
+    (folder / "tracer").mkdir()
+    (folder / "tracer" / "sitecustomize.py").write_text(TRACER)
+    (folder / "trace").touch()
+    return folder
+
+
+def tracing(folder, seconds_a_step=0.02):
+    """The environment in which they do."""
+    paths = [str(folder / "tracer"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "PYTHONPATH": ":".join(paths), "TRACE": str(folder / "trace"), "SECONDS_A_STEP": str(seconds_a_step),
+    }  # fmt: skip

@@ -4,6 +4,7 @@ In a Slurm job of several nodes a launcher starts on each of them, and they find
 """
 
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -42,10 +43,9 @@ def launch(ranks: int, device: str | None) -> int:
 
 def _on_every_node(nodes: int) -> int:
     job = os.environ["SLURM_JOB_ID"]
-    names = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
-    ).stdout.split()
-    meeting = f"{names[0]}:{FIRST_PORT + int(job) % PORTS}"
+    first = _answer("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    address = re.findall(r"NodeAddr=(\S+)", _answer("scontrol", "show", "node", first))[0]
+    meeting = f"{address}:{FIRST_PORT + int(job) % PORTS}"
     # The step that this process is in has the same processors and GPUs: they are shared with it.
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
     return subprocess.run(
@@ -70,6 +70,7 @@ def _here(nodes: int, ranks: int, device: str | None) -> int:
     config = LaunchConfig(
         min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, max_restarts=0, monitor_interval=0.1,
         rdzv_backend="c10d", rdzv_endpoint=os.environ.get(MEETING_VARIABLE, "localhost:0"),
+        rdzv_configs={"is_host": nodes == 1 or os.environ["SLURM_NODEID"] == "0"},
         run_id=os.environ.get("SLURM_JOB_ID", uuid.uuid4().hex),
     )  # fmt: skip
     try:
@@ -80,3 +81,7 @@ def _here(nodes: int, ranks: int, device: str | None) -> int:
     except SignalException as asked:  # the ranks have been told, and have ended
         return 128 + int(asked.sigval)
     return 0
+
+
+def _answer(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
