@@ -49,6 +49,9 @@ DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
 
 
+slurm.keep_groups_whole()
+
+
 # Before the first job is submitted, as Snakemake would wait for ever for news of jobs that this cluster cannot give.
 onstart:
     if workflow.executor_plugin.name == "slurm":

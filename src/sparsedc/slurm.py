@@ -7,6 +7,7 @@ ever: `sacct` without accounting, `squeue` where Slurm forgets jobs too soon.
 import math
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,14 @@ from sparsedc.errors import InputError
 
 CHECKS = 3  # of a job's status, for which Slurm must remember that it has ended
 LONGEST_PAUSE = 180  # seconds between two checks, to which Snakemake's plugin draws pauses out
+
+
+def keep_groups_whole() -> None:
+    """Have Snakemake's Slurm plugin, if it is there, tell a job of several cells how many make a group. Else each would
+    be a group of its own in that job, and wait for the one before."""
+    plugin = sys.modules.get("snakemake_executor_plugin_slurm")  # Snakemake has loaded all plugins that there are
+    if plugin is not None:
+        plugin.common_settings.pass_group_args = True
 
 
 def preflight(settings: Any, jobs: Iterable[Any], attempts: int) -> None:

@@ -2,7 +2,6 @@
 
 
 SMALL = "small"  # the group of cells that share a job on a cluster, where `group-components` says how many do
-SIDE_BY_SIDE = workflow.group_settings.group_components.get(SMALL, 1)
 
 
 def ranks(wildcards):
@@ -23,5 +22,5 @@ def packed(wildcards):
 
 def runtime(wildcards, attempt):
     spec = STUDY.cell(wildcards.cell).spec
-    beside = SIDE_BY_SIDE if packed(wildcards) else 1
+    beside = workflow.group_settings.group_components.get(SMALL, 1) if packed(wildcards) else 1
     return attempt * minutes(spec, STUDY.config.sustained_tflops, ranks(wildcards), beside)
