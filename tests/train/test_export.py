@@ -114,7 +114,8 @@ def test_transformers_loads_what_was_evaluated(method, changes, kept, corpus, mo
     if method != "dense":
         assert mask_hash(model, spec) == metrics["mask_hash"]
         zeros = sum(int((p == 0).sum()) for name, p in model.named_parameters() if name.endswith("proj.weight"))
-        assert zeros == metrics["row"]["params_total"] - metrics["row"]["params_active"]
+        inactive = metrics["row"]["params_total"] - metrics["row"]["params_active"]
+        assert inactive <= zeros < inactive + 10  # a grown weight may still be zero
 
 
 def test_weights_are_the_optimizers_where_products_are_of_another_type(kept, corpus, monkeypatch):
@@ -215,7 +216,8 @@ def test_the_card_tells_what_the_model_is(kept):
     assert facts["sparsedc commit"] == row["commit"]
     with safe_open(folder / "model.safetensors", "pt") as file:
         numbers = sum(file.get_tensor(name).count_nonzero() for name in file.keys())  # noqa: SIM118
-    assert facts["parameters"] == f"{row['params_total']:,}, of which active {numbers:,}"
+    assert facts["parameters"] == f"{row['params_total']:,}, of which active {row['params_active']:,}"
+    assert row["params_active"] - 10 < numbers <= row["params_active"]
 
 
 def full(*_):

@@ -105,9 +105,10 @@ def card(name: str, metrics: dict[str, Any]) -> str:
     """What the model is, from its metrics, in Markdown."""
     row, spec = metrics["row"], metrics["spec"]
     loss = f"{row['val_loss']:.4f} nats per token" if row["status"] == "ok" else "diverged"
+    zeros = "" if row["density"] == 1 else " of the maskable weights; the others are exactly 0"
     facts = {
         "method": row["method"],
-        "density": f"{row['density']:g} of the maskable weights; the others are exactly 0",
+        "density": f"{row['density']:g}{zeros}",
         "parameters": f"{row['params_total']:,}, of which active {row['params_active']:,}",
         "unique tokens": f"{row['unique_tokens']:,}",
         "epochs": row["epochs"],
