@@ -3,17 +3,18 @@
 The disk is a file system of a few megabytes in a file.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 
 import pytest
-from workflows import new_folder, planned, snakemake, write_study
 
 from sparsedc.errors import SparsedcWarning
 from sparsedc.train import loop
 from sparsedc.train.cell import run_cell
+from workflows import new_folder, planned, snakemake, write_study
 
 FULL = "No space left on device"
 STUDY = {
@@ -40,9 +41,9 @@ class Disk:
     def fill(self, leave=0):
         """Leave about so many bytes."""
         with self.filler.open("wb") as file:
-            with pytest.raises(OSError, match=FULL):
-                while True:
-                    os.write(file.fileno(), b"x" * 1024)
+            with contextlib.suppress(OSError):
+                while os.write(file.fileno(), b"x" * 1024):
+                    pass
             file.truncate(file.tell() - leave)
             os.fsync(file.fileno())
 

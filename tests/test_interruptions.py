@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, write_study
 
 from sparsedc.study import load_study
+from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, write_study
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 

@@ -12,8 +12,6 @@ from sparsedc.progress import Progress, duration, study_progress
 from sparsedc.study import Study, load_study
 from sparsedc.train.warm import RUN_VARIABLE
 
-
-
 # --------------------------------------------------------------------------------------------------------- listing
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sparsedc.atomic import write_text
-from sparsedc.corpus.tokens import open_tokens
+from sparsedc.corpus.tokens import MANIFEST, open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import fingerprint, read_spec
@@ -21,11 +21,13 @@ from sparsedc.train.ranks import joined, launched
 from sparsedc.train.trainer import Trainer
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
+CLOCK_SECONDS = 60.0  # by which clocks of a cluster's machines may differ
 
 
 def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, device: str | None, threads: int) -> None:
-    """Train a cell and write `metrics.json` into `out`, whole or not at all; if another process trains it just now, wait
-    for that, and be content with what it writes.
+    """Train a cell and write `metrics.json` into `out`, whole or not at all.
+
+    If another process is training it, wait for that for a while, and be content with what it has written.
 
     A spec file lies in the study's folder, results/<study>/specs/; its tokens and its checkpoints are looked for
     there unless `tokens` and `work` name other folders.
@@ -34,7 +36,8 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     them writes.
 
     Raises:
-        InputError: spec, tokens or device cannot be used, or another process is training this cell and goes on with that.
+        InputError: spec, tokens or device cannot be used, the clock was set back since they were written, or another
+            process is training this cell and goes on with that.
     """
     spec = read_spec(path)
     study = path.resolve().parent.parent
@@ -48,6 +51,7 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(chosen.type == "cpu")
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    _refuse_the_future(path, tokens / MANIFEST)
     result = out / "metrics.json"
     before = _version(result)
     with joined(chosen) as ranks, exclusive(work) if ranks.leads else nullcontext():
@@ -82,6 +86,16 @@ def run_cell(path: Path, out: Path, tokens: Path | None, work: Path | None, devi
     loss = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)
     _say(f"{path.stem}: {loss}" + (f" | {progress}" if progress else ""))
+
+
+def _refuse_the_future(*files: Path) -> None:
+    """Snakemake would throw away, after training, a result that is older than what it was made from."""
+    for file in files:
+        if file.stat().st_mtime > time.time() + CLOCK_SECONDS:
+            raise InputError(
+                "clock", time.strftime("%F %T"), f"{file} was written later than that",
+                "Correct the clock, or `touch` the file.",
+            )  # fmt: skip
 
 
 def _version(path: Path) -> tuple[int, int] | None:
