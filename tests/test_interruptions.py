@@ -172,7 +172,7 @@ def test_kills_at_any_moment_cost_nothing_that_was_done(undisturbed, tmp_path):
     """From text to table. Snakemake is killed, unlocked and begun again at once, until it comes to its end."""
     folder = traced(new_folder(tmp_path))
     write_study(folder, STUDY)
-    draw, patience, kills, whole = random.Random(0), 4.0, 0, {}
+    draw, patience, kills, whole = random.Random(0), 6.0, 0, {}
     while True:
         before = (folder / "trace").stat().st_size
         with Run(folder, TABLE) as run:
@@ -190,7 +190,7 @@ def test_kills_at_any_moment_cost_nothing_that_was_done(undisturbed, tmp_path):
         if (folder / "trace").stat().st_size == before:
             patience *= 1.2
     assert run.process.returncode == 0, run.said()
-    assert kills > 3
+    assert kills > 1
     for cell in CELLS.values():
         assert_none_was_taken_twice(steps(folder)[cell.fingerprint], cell.spec.steps)
     assert rows(folder) == rows(undisturbed)
