@@ -78,6 +78,7 @@ wildcard_constraints:
 if not PUBLISHED:
 
     include: "workflow/rules/corpus.smk"
+    include: "workflow/rules/unfinished.smk"
     include: "workflow/rules/train.smk"
 
 

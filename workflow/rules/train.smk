@@ -21,15 +21,6 @@ rule spec:
         "printf '%s\\n' {params.spec:q} > {output} 2> >(tee {log} >&2)"
 
 
-# A metrics.json is whole wherever it stands. If Snakemake was killed before it had noted that the job is done, it would
-# train the cell again, had the mark of an unfinished job stayed.
-def budget_of(wildcards):
-    metrics = f"{RESULTS}/cells/{wildcards.cell}/metrics.json"
-    if os.path.exists(metrics):
-        workflow.persistence._unmark_incomplete(metrics)
-    return f"{CORPUS}/budgets/{STUDY.cell(wildcards.cell).spec.unique_tokens}.json"
-
-
 # Where an edited study file leaves jobs in a queue, they find no such cell and fail; the spec, which the trainer
 # checks against the hash in its name, says what is trained. Checkpoints lie in {RESULTS}/work/<hash>, which is no
 # output, because Snakemake deletes those before it starts a job again. A signal to stop reaches every process of a job:
