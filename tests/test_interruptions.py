@@ -219,13 +219,15 @@ def test_ctrl_c_leaves_checkpoints_and_nothing_else(undisturbed, untrained, sign
         for _ in range(signals):
             os.killpg(run.process.pid, signal.SIGINT)
             time.sleep(0.1)
-        assert run.process.wait(60) == 1
+        assert run.process.wait(60) in {1: [1], 2: [1, -signal.SIGINT]}[signals]
         wait_for(lambda: not processes(untrained))
         assert run.said().count("stopped; run it again to go on from here") == 2
         assert signals == 2 or "Traceback" not in run.said()  # Snakemake's own, then
     assert results(untrained) == {}
     assert planned(untrained, *targets) == {"train": 2}
-    snakemake(untrained, *targets, **tracing(untrained))  # nothing is locked
+    if signals == 2:  # Snakemake may have died before it had removed its lock
+        snakemake(untrained, "--unlock", *targets)
+    snakemake(untrained, *targets, **tracing(untrained))
     for cell in list(CELLS.values())[:2]:
         taken = steps(untrained)[cell.fingerprint]
         assert_none_was_taken_twice(taken, cell.spec.steps)
