@@ -1,8 +1,10 @@
 """Where a study stands, and what of its folder is no longer its own: read off files as training leaves them."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from sparsedc.study import Cell, Study, load_study
 from sparsedc.train import lock
 from sparsedc.train.cell import run_cell
 from sparsedc.train.lock import exclusive, held
+
+SPARSEDC = [sys.executable, "-c", "from sparsedc.cli import main; main()"]
 
 
 @pytest.fixture
@@ -47,8 +51,7 @@ def train(cell: Cell, folder: Path) -> Path:
 
 
 def sparsedc(*arguments: str, answer: str = "") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", "from sparsedc.cli import main; main()", *arguments]
-    return subprocess.run(command, input=answer, capture_output=True, text=True, check=False)
+    return subprocess.run([*SPARSEDC, *arguments], input=answer, capture_output=True, text=True, check=False)
 
 
 def test_every_state_with_its_reason(study: Study, cells: list[Cell], folder: Path) -> None:
@@ -64,6 +67,8 @@ def test_every_state_with_its_reason(study: Study, cells: list[Cell], folder: Pa
     with exclusive(folder / "work" / failed.fingerprint):
         (folder / "work" / failed.fingerprint / "checkpoint-000000012.sha256").touch()
     with exclusive(folder / "work" / running.fingerprint):
+        later = time.time() + 3600  # the clock is set back
+        os.utime(folder / "work" / running.fingerprint / "lock", (later, later))
         found = standings(study, folder)
     steps = {cell.id: cell.spec.steps for cell in cells}
     assert [one.state for one in found] == ["done", "diverged", "running", "failed"]
@@ -164,6 +169,26 @@ def test_one_trainer_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not held(work)
     with exclusive(work):
         pass
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_trainer_waits_for_another_and_trains_what_that_has_left(
+    cells: list[Cell], folder: Path, finishes: bool
+) -> None:
+    cell = cells[0]
+    metrics = folder / "cells" / cell.id / "metrics.json"
+    with exclusive(folder / "work" / cell.fingerprint):
+        waiting = subprocess.Popen(
+            [*SPARSEDC, "train", folder / "specs" / f"{cell.id}.json", "--out", metrics.parent],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert waiting.stderr is not None
+        assert "waiting for its end" in waiting.stderr.readline()
+        if finishes:
+            metrics.parent.mkdir(parents=True)
+            metrics.write_text("of the other")
+    assert ("another process has trained it" in waiting.communicate()[1]) == finishes
+    assert (metrics.read_text() == "of the other") == finishes
 
 
 def test_looking_at_a_lock_keeps_no_trainer_away(tmp_path: Path) -> None:

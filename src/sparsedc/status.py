@@ -51,7 +51,7 @@ def render(standings: list[Standing]) -> str:
 def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str, str]:
     work = folder / "work" / cell.fingerprint
     if held(work):
-        since = duration(time.time() - (work / "lock").stat().st_mtime)
+        since = duration(max(0, time.time() - (work / "lock").stat().st_mtime))  # a clock may be set back
         return "running", f"for {since}{_checkpoint(cell, work)}"
     path = folder / "cells" / cell.id / "metrics.json"
     if path.exists():

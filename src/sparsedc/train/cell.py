@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sparsedc.atomic import write_text
-from sparsedc.corpus.tokens import Tokens, open_tokens
+from sparsedc.corpus.tokens import MANIFEST, Tokens, open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
 from sparsedc.spec import Spec, fingerprint, read_spec
@@ -22,6 +22,7 @@ from sparsedc.train.ranks import joined
 from sparsedc.train.trainer import Trainer
 
 REPORT_SECONDS = 30.0  # between lines about a cell in training
+CLOCK_SECONDS = 60.0  # by which clocks of a cluster's machines may differ
 
 
 def run_cell(
@@ -50,8 +51,8 @@ def run_cell(
     this: they train the cell together, share the `threads` of their machine, and the first of them writes.
 
     Raises:
-        InputError: spec, tokens, device or the model's folder cannot be used, or another process is training this cell
-            and goes on with that.
+        InputError: spec, tokens, device or the model's folder cannot be used, the clock was set back since they were
+            written, or another process is training this cell and goes on with that.
         SystemExit: the process was asked to stop, or ranks that it started have failed.
     """
     spec = read_spec(path)
@@ -59,6 +60,7 @@ def run_cell(
     tokens = tokens or study / "corpus" / spec.data / "tokens"
     work = work or study / "work" / fingerprint(spec.content())
     train, held_out = open_tokens(tokens, "train"), open_tokens(tokens, spec.evaluation_split)
+    _refuse_the_future(path, tokens / MANIFEST)
     keep = None
     if model is not None:
         from sparsedc.train.export import keeper  # which imports what training does without
@@ -114,6 +116,16 @@ class _Reporter:
             speed = trainer.step * spec.training.batch_tokens / trainer.seconds
             loss = trainer.losses[trainer.step - 1].item()
             _say(f"{self.cell}: step {trainer.step} of {spec.steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
+
+
+def _refuse_the_future(*files: Path) -> None:
+    """Snakemake would throw away, after training, a result that is older than what it was made from."""
+    for file in files:
+        if file.stat().st_mtime > time.time() + CLOCK_SECONDS:
+            raise InputError(
+                "clock", time.strftime("%F %T"), f"{file} was written later than that",
+                "Correct the clock, or `touch` the file.",
+            )  # fmt: skip
 
 
 def _result(path: Path, spec: Spec, train: Tokens, held_out: Tokens) -> str | None:
