@@ -554,6 +554,25 @@ def test_a_client_that_dies_in_the_queue_leaves_it(with_two_gpus: Run, cells: li
     assert not metrics_of(cells[1]).exists()
 
 
+@pytest.mark.skipif(len(visible_gpus(os.environ)) < 2, reason="needs two GPUs")
+def test_cells_of_one_gpu_and_of_two_on_real_ones(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[Path], tmp_path: Path
+) -> None:
+    run = Run(tmp_path_factory.mktemp("r"))
+    for spec, options in ((cells[0], []), (cells[1], ["--ranks", "2"]), (cells[2], []), (cells[3], ["--ranks", "2"])):
+        train(run, spec, *options)
+    metrics = [wait_for(lambda spec=spec: metrics_of(spec).exists() and metrics_of(spec), 240) for spec in cells]
+    found = [json.loads(path.read_text()) for path in metrics]
+    assert [one["ranks"] for one in found] == [1, 2, 1, 2]
+    assert all("NVIDIA" in one["row"]["device"] for one in found)
+    alone = tmp_path / "alone.json"
+    again = run.client("train", cells[1], alone, "--work", tmp_path / "alone")
+    assert again.wait(120) == 0, again.communicate()
+    loss = json.loads(alone.read_text())["row"]["val_loss"]
+    assert found[1]["row"]["val_loss"] == pytest.approx(loss, abs=5e-3)
+    run.end()
+
+
 def test_cells_share_a_gpu_while_their_memory_fits() -> None:
     gpus = Gpus({"0": 80_000, "1": None})
     large, little = Demand(megabytes=50_000), Demand(megabytes=20_000)

@@ -24,7 +24,7 @@ def end_with_driver() -> None:
         driver = os.pidfd_open(int(run.split()[0]))
     except ProcessLookupError:
         sys.exit("error: the Snakemake that asked for this has ended")
-    except OSError:  # a system that knows no such descriptors
+    except (OSError, AttributeError):  # a system that knows no such descriptors
         return
 
     def watch() -> None:

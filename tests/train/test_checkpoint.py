@@ -220,3 +220,54 @@ def test_a_hundred_kills_change_nothing(method, factors, make_spec, write_spec, 
         for varies in ("seconds", "tokens_per_second"):
             del metrics["row"][varies]
     assert results[0] == results[1]
+
+
+# The same with kills at given steps, where a start takes long.
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from sparsedc.train import cell, loop
+
+spec, tokens, out, work, deterministic, *kills = sys.argv[1:]
+loop.CHECKPOINT_SECONDS = -1.0
+for kill in (*map(int, kills), None):
+    child = os.fork()
+    if not child:
+        def report(self, trainer):
+            if kill is not None and trainer.step >= kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+        cell._Reporter.__call__ = report
+        cell.run_cell(
+            Path(spec), Path(out), tokens=Path(tokens), work=Path(work), device="cuda",
+            deterministic=bool(int(deterministic)),
+        )
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if kill is None else -signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("method", "factors", "deterministic"),
+    [
+        ("dense", {}, 0),
+        ("rigl-acc", {"density": 0.25, "topology_updates": 40}, 0),
+        ("rigl-acc", {"density": 0.25, "topology_updates": 40}, 1),
+    ],
+)
+def test_kills_on_a_gpu_change_nothing(
+    method, factors, deterministic, make_spec, write_spec, token_folder, tmp_path: Path
+) -> None:
+    path = write_spec(make_spec(method=method, epochs=25, **factors))
+    results = []
+    for name, kills in (("killed", ["90", "230"]), ("straight", [])):
+        out = tmp_path / f"{name}.json"
+        subprocess.run(
+            [sys.executable, "-c", KILLED_AT, path, token_folder, out, tmp_path / name, str(deterministic), *kills],
+            check=True,
+        )
+        results.append(json.loads(out.read_text()))
+    killed, straight = results
+    assert killed["curve"] == straight["curve"]
+    assert killed["mask_hash"] == straight["mask_hash"]
+    assert killed["row"]["val_loss"] == straight["row"]["val_loss"]

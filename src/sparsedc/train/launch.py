@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import uuid
+from typing import NoReturn
 
 from sparsedc.errors import InputError
 
@@ -37,22 +38,25 @@ def launch(ranks: int, device: str | None) -> int:
     if ranks % nodes:
         raise InputError("ranks", ranks, f"cannot be divided among {nodes} nodes", "Start a multiple of these.")
     if nodes > 1 and MEETING_VARIABLE not in os.environ:
-        return _on_every_node(nodes)
+        _on_every_node(nodes)
     return _here(nodes, ranks // nodes, device)
 
 
-def _on_every_node(nodes: int) -> int:
+def _on_every_node(nodes: int) -> NoReturn:
+    """Become a step of the job that has this command line run on each node; signals reach all of it."""
+    from sparsedc.train.warm import RUN_VARIABLE  # which imports this module
+
     job = os.environ["SLURM_JOB_ID"]
     first = _answer("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
     address = re.findall(r"NodeAddr=(\S+)", _answer("scontrol", "show", "node", first))[0]
     meeting = f"{address}:{FIRST_PORT + int(job) % PORTS}"
     # The step that this process is in has the same processors and GPUs: they are shared with it.
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit"]
-    return subprocess.run(
-        [*step, sys.executable, "-m", "sparsedc", *sys.argv[1:]],
-        env=os.environ | {MEETING_VARIABLE: meeting},
-        check=False,
-    ).returncode
+    # Elsewhere there is no Snakemake of this number, with which a command would have to end.
+    environment = {name: value for name, value in os.environ.items() if name != RUN_VARIABLE}
+    os.execvpe(
+        step[0], [*step, sys.executable, "-m", "sparsedc", *sys.argv[1:]], environment | {MEETING_VARIABLE: meeting}
+    )
 
 
 def _here(nodes: int, ranks: int, device: str | None) -> int:
