@@ -23,7 +23,7 @@ study: $(VENV)/installed
 	printf '\n'; printf '%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
 
 test: $(VENV)/installed
-	pytest -n auto --dist loadscope
+	pytest -n $$(($$(nproc) + 1)) --dist loadscope # one more than cores: tests of Slurm mostly wait
 
 lint: $(VENV)/installed
 	ruff check .

@@ -119,7 +119,7 @@ def test_a_cell_whose_checkpoints_do_not_fit_is_right(disk, spec, right, monkeyp
     disk.fill(leave=64 * 1024)
     with pytest.warns(SparsedcWarning, match=f"could not be written .*{FULL}.*; training goes on without it"):
         assert trained(spec, out) == right
-    assert [path.name for path in (disk.path / "work").rglob("*") if path.is_file()] == ["lock"]
+    assert {path.name for path in (disk.path / "work").rglob("*") if path.is_file()} == {"lock", "metrics.json"}
 
 
 def test_metrics_that_do_not_fit_are_an_error_that_says_where(disk, spec, right):
@@ -127,7 +127,7 @@ def test_metrics_that_do_not_fit_are_an_error_that_says_where(disk, spec, right)
     out.mkdir()
     (disk.path / "work").mkdir()
     disk.fill(leave=1024)
-    with pytest.raises(OSError, match=f"{FULL}: '{out}/metrics.json'"):
+    with pytest.raises(OSError, match=f"{FULL}: '{disk.path}/.*/metrics.json'"):
         trained(spec, out)
     assert list(out.iterdir()) == []
     disk.free()

@@ -176,19 +176,36 @@ def test_a_trainer_waits_for_another_and_trains_what_that_has_left(
     cells: list[Cell], folder: Path, finishes: bool
 ) -> None:
     cell = cells[0]
-    metrics = folder / "cells" / cell.id / "metrics.json"
-    with exclusive(folder / "work" / cell.fingerprint):
+    work, metrics = folder / "work" / cell.fingerprint, train(cell, folder)
+    of_the_other = metrics.read_text()
+    for path in (metrics, work / "metrics.json"):
+        path.unlink()
+    with exclusive(work):
         waiting = subprocess.Popen(
-            [*SPARSEDC, "train", folder / "specs" / f"{cell.id}.json", "--out", metrics.parent],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [*SPARSEDC, "train", folder / "specs" / f"{cell.id}.json", metrics], stderr=subprocess.PIPE, text=True
+        )
         assert waiting.stderr is not None
         assert "waiting for its end" in waiting.stderr.readline()
         if finishes:
-            metrics.parent.mkdir(parents=True)
-            metrics.write_text("of the other")
-    assert ("another process has trained it" in waiting.communicate()[1]) == finishes
-    assert (metrics.read_text() == "of the other") == finishes
+            (work / "metrics.json").write_text(of_the_other)
+    assert ("finished before" in waiting.communicate()[1]) == finishes
+    assert (metrics.read_text() == of_the_other) == finishes
+
+
+def test_a_kept_result_is_of_the_same_spec_and_tokens(
+    cells: list[Cell], folder: Path, write_tokens: Callable[..., None]
+) -> None:
+    first, second = cells[:2]
+    metrics = train(first, folder)
+    before = metrics.read_text()
+    metrics.unlink()
+    assert train(first, folder).read_text() == before
+    other = folder / "work" / second.fingerprint
+    other.mkdir()
+    (other / "metrics.json").write_text(before)
+    assert json.loads(train(second, folder).read_text())["row"]["fingerprint"] == second.fingerprint
+    write_tokens(folder / "corpus" / first.spec.data / "tokens", seed=1)
+    assert json.loads(train(first, folder).read_text())["train_sha256"] != json.loads(before)["train_sha256"]
 
 
 def test_looking_at_a_lock_keeps_no_trainer_away(tmp_path: Path) -> None:

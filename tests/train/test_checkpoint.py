@@ -160,7 +160,7 @@ def test_a_cell_that_is_asked_to_stop_goes_on_where_it_was(token_folder, make_sp
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
     steps = []
     resumed = train_cell(spec, *tokens, tmp_path / "stopped", CPU, lambda trainer: steps.append(trainer.step))
-    assert steps[0] == 12
+    assert steps[:2] == [10, 12]
     assert whole is not None
     assert resumed is not None
     assert resumed["curve"] == whole["curve"]
@@ -212,13 +212,10 @@ def test_a_hundred_kills_change_nothing(method, factors, make_spec, write_spec, 
         if kills:
             assert int(ended.stdout) > 10  # steps at which it was, when killed
         assert "cannot be read" not in ended.stderr
-        assert files(work) == ["lock"]
+        assert files(work) == ["lock", "metrics.json"]
         results.append(json.loads((out / "metrics.json").read_text()))
     for metrics in results:
-        for varies in ("finished",):
-            del metrics[varies]
-        for varies in ("seconds", "tokens_per_second"):
-            del metrics["row"][varies]
+        del metrics["finished"], metrics["row"]["seconds"], metrics["row"]["tokens_per_second"]
     assert results[0] == results[1]
 
 
