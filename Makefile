@@ -22,8 +22,9 @@ study: $(VENV)/installed
 		snakemake --cores 1 --configfile $(CONFIG) --report $$report --quiet all; fi; \
 	printf '\n'; printf '%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
 
+# One worker more than there are cores, as tests of Slurm mostly wait.
 test: $(VENV)/installed
-	pytest -n $$(($$(nproc) + 1)) --dist loadscope # one more than cores: tests of Slurm mostly wait
+	pytest -n $$(($$(nproc) + 1)) --dist loadscope
 
 lint: $(VENV)/installed
 	ruff check .

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pytest
 import yaml
 
 from sparsedc.spec import FINGERPRINT_LENGTH, canonical_json, fingerprint
-from sparsedc.train.placement import Demand, Gpus, visible_gpus
+from sparsedc.train.placement import SLOTS, Demand, Gpus, visible_gpus
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
@@ -592,6 +593,10 @@ def test_cells_share_a_gpu_while_their_memory_fits() -> None:
     assert gpus.find(Demand(3)) == []
     gpus.leave(4)
     assert gpus.find(Demand(megabytes=10**9)) == ["0"]  # alone, whatever it says
+    for number in range(2 * SLOTS):
+        gpus.take(number, gpus.find(Demand()) or [], Demand())
+    assert Counter(gpu for at, _ in gpus.cells.values() for gpu in at) == {"0": SLOTS, "1": SLOTS}
+    assert gpus.find(Demand()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Which of a machine's GPUs a cell gets.
 
-Cells share a GPU as long as what they are expected to take of its memory fits. A cell of several GPUs has them to
-itself.
+A few cells share a GPU as long as what they are expected to take of its memory fits. A cell of several GPUs has them
+to itself.
 """
 
 import subprocess
@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+SLOTS = 8  # cells on a GPU at once; with more than five no more tokens a second were seen (docs/log.md)
 ROOM = 0.9  # share of a GPU's memory that cells may take together: each holds a context, too
 
 
@@ -74,7 +75,7 @@ class Gpus:
         others = self._on(gpu)
         if not others:
             return True
-        if demand.gpus > 1 or any(other.gpus > 1 for other in others):
+        if demand.gpus > 1 or any(other.gpus > 1 for other in others) or len(others) >= SLOTS:
             return False
         memory = self.memory[gpu]
         return memory is None or sum(one.megabytes for one in (demand, *others)) <= ROOM * memory
