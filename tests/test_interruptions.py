@@ -61,7 +61,7 @@ def steps(folder):
     """Of each cell, in the order in which they were taken: who took it, and its number."""
     taken = {cell.fingerprint: [] for cell in CELLS.values()}
     for line in (folder / "trace").read_text().splitlines():
-        fingerprint, pid, step = line.split()
+        fingerprint, pid, step, _ = line.split()
         taken[fingerprint].append((int(pid), int(step)))
     return taken
 

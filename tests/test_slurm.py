@@ -182,7 +182,7 @@ def test_a_cell_out_of_time_goes_on_in_the_next_attempt(cluster: None, folder: P
     attempts = (folder / "results" / "micro" / "logs" / "attempts" / f"{cell.id}.log").read_text()
     assert attempts.count("== ") == 2
     assert "stopped; run it again to go on from its last checkpoint" in attempts
-    taken = [int(line.split()[-1]) for line in (folder / "trace").read_text().splitlines()]
+    taken = [int(line.split()[2]) for line in (folder / "trace").read_text().splitlines()]
     assert taken == list(range(1, cell.spec.steps + 1))
 
 
@@ -210,10 +210,15 @@ def test_a_cell_of_several_nodes_and_one_of_several_gpus(cluster: None, folder: 
         next(cell for cell in load_study(STUDY).cells.values() if cell.spec.size == size) for size in ("50k", "13k")
     )
     cells = [f"results/micro/cells/{cell.id}/metrics.json" for cell in (of_nodes, of_gpus)]
-    ended = snakemake(folder, "--", *cells)
+    ended = snakemake(folder, "--", *cells, **tracing(folder, 0))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [json.loads((folder / path).read_text())["ranks"] for path in cells] == [2, 2]
     assert {(note.node, note.gpu) for note in noted(folder)} == {("node1", "0"), ("node1", "0,1")}
+    taken = [line.split() for line in (folder / "trace").read_text().splitlines()]
+    on = {cell: Counter(node for fingerprint, _, _, node in taken if fingerprint == cell.fingerprint)
+          for cell in (of_nodes, of_gpus)}  # fmt: skip
+    assert on[of_nodes] == {"node1": of_nodes.spec.steps, "node2": of_nodes.spec.steps}
+    assert on[of_gpus] == {"node1": 2 * of_gpus.spec.steps}
     first = json.loads((folder / cells[0]).read_text())
     write_study(folder, STUDY)
     alone = snakemake(folder, "--forcerun", "train", "--", cells[0])
@@ -316,27 +321,34 @@ def test_squeue_tells_where_jobs_are_remembered_long_enough(site: Any) -> None:
         ("cpu", True, 1, "slurm_partition = cpu: has no GPUs, for which cells ask. Use 7, gpu."),
         ("scratch", True, 1, "slurm_partition = scratch: has no GPUs"),
         ("broken", True, 1, "slurm_partition = broken: is down. Use 7, cpu, gpu, scratch, or wait."),
-        ("cpu", False, 121, "runtime = 121: is more than the 120 minutes .* in cpu. .* runtime: 120.*retries"),
+        (
+            "cpu",
+            False,
+            121,
+            "runtime of law = 121: is more than the 120 minutes .* in cpu. .* law: runtime: 120.*retries",
+        ),
+        ("cpu,broken", False, 121, "more than the 120 minutes that a job may take in cpu,broken"),
         ("gpu", True, 2881, "more than the 2880 minutes"),
     ],
 )
 def test_a_partition_that_would_not_do(site: Any, names: str, gpus: bool, minutes: int, message: str) -> None:
     site(NOTHING, 300, False)
     with pytest.raises(InputError, match=message):
-        slurm.check_partitions(names.split(","), gpus, minutes)
+        slurm.check_partitions(names.split(","), gpus, minutes, "law")
 
 
 def test_partitions_that_do(site: Any) -> None:
     site(NOTHING, 300, False)
-    slurm.check_partitions(["gpu", "7"], gpus=True, minutes=2880)
-    slurm.check_partitions(["cpu"], gpus=False, minutes=120)
-    slurm.check_partitions(["scratch"], gpus=False, minutes=10**6)
+    slurm.check_partitions(["gpu", "cpu"], True, 2880, "train")
+    slurm.check_partitions(["cpu", "7"], True, 10**6, "train")
+    slurm.check_partitions(["cpu"], False, 120, "law")
+    slurm.check_partitions(["scratch", "broken"], False, 10**6, "law")
 
 
 def test_without_gpus_anywhere_cells_train_on_cpus(site: Any) -> None:
     site(NOTHING, 300, False, "cpu|up|infinite|(null)\n")
-    with pytest.raises(InputError, match="Set `gres` of train to '' to train on CPUs"):
-        slurm.check_partitions(["cpu"], gpus=True, minutes=1)
+    with pytest.raises(InputError, match="set `gres` of train and train_kept to ''"):
+        slurm.check_partitions(["cpu"], True, 1, "train")
 
 
 class Job:
@@ -344,6 +356,7 @@ class Job:
 
     def __init__(self, partition: str | int | None, minutes: int, gres: str = "gpu:1") -> None:
         self.attempt, self.partition, self.minutes, self.gres = 1, partition, minutes, gres
+        self.rule = SimpleNamespace(name="train")
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -357,7 +370,7 @@ def test_the_longest_attempt_counts(site: Any) -> None:
     slurm.preflight(settings, jobs, attempts=3)
     assert settings.status_command == "squeue"
     assert [job.attempt for job in jobs] == [1] * 4
-    with pytest.raises(InputError, match="runtime = 3840: is more than the 2880 minutes"):
+    with pytest.raises(InputError, match="runtime of train = 3840: is more than the 2880 minutes"):
         slurm.preflight(settings, jobs, attempts=4)
 
 

@@ -555,6 +555,37 @@ def test_a_client_that_dies_in_the_queue_leaves_it(with_two_gpus: Run, cells: li
     assert not metrics_of(cells[1]).exists()
 
 
+def test_ranks_end_with_a_launcher_that_is_killed(
+    with_two_gpus: Run, tmp_path: Path, write_results: Callable[[Path], list[Path]]
+) -> None:
+    """Else they would train on GPUs that others have been given."""
+    spec = long_cell(write_results(tmp_path)[0])
+    client = train(with_two_gpus, spec, "--device", "cpu", "--ranks", "2")
+    (launcher,) = wait_for(lambda: [one for one in workers(with_two_gpus) if len(children(one)) == 2])
+    ranks = children(launcher)
+    wait_for(lambda: list((tmp_path / "work").glob("*/lock")))
+    time.sleep(1)  # until they train
+    os.kill(launcher, signal.SIGKILL)
+    assert client.wait(30) == 128 + signal.SIGKILL
+    wait_for(lambda: not any(alive(rank) for rank in ranks))
+
+
+def test_a_waiting_cell_that_is_asked_to_stop_says_nothing_of_the_server(with_two_gpus: Run, cells: list[Path]) -> None:
+    run = with_two_gpus
+    assert train(run, cells[3], "--device", "cpu").wait(60) == 0
+    with held(cells[0]) as release, held(cells[1]) as release_other:
+        both = [train(run, spec, "--device", "cpu", "--gpu-mb", "70000") for spec in cells[:2]]
+        time.sleep(1)
+        waiting = train(run, cells[2], "--device", "cpu", "--gpu-mb", "70000")
+        time.sleep(1)
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(30) == 128 + signal.SIGTERM
+        assert waiting.communicate()[1] == ""
+        release()
+        release_other()
+        assert [client.wait(60) for client in both] == [0, 0]
+
+
 @pytest.mark.skipif(len(visible_gpus(os.environ)) < 2, reason="needs two GPUs")
 def test_cells_of_one_gpu_and_of_two_on_real_ones(
     tmp_path_factory: pytest.TempPathFactory, cells: list[Path], tmp_path: Path
@@ -632,6 +663,13 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_visible_devices_are_the_gpus(nvidia_smi: None, visible: str, found: dict[str, int | None]) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == found
     assert visible_gpus({}) == {"0": 81559, "1": 40960}
+
+
+def test_what_nvidia_smi_does_not_know_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0, GPU-8ab, [N/A]\necho\necho No devices were found\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert visible_gpus({}) == {"0": None}
 
 
 def test_without_nvidia_smi_there_are_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

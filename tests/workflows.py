@@ -59,7 +59,8 @@ class Tracer:
                 take(self, *batch)
                 time.sleep(float(os.environ["SECONDS_A_STEP"]))
                 with open(os.environ["TRACE"], "a") as trace:
-                    print(fingerprint(self.spec.content()), os.getpid(), self.step, file=trace)
+                    node = os.environ.get("SLURMD_NODENAME")
+                    print(fingerprint(self.spec.content()), os.getpid(), self.step, node, file=trace)
             module.Trainer.take_step = take_step
         found.loader.exec_module = traced
         return found

@@ -228,6 +228,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default a GPU if there is one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, of all ranks of a machine together.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train it together, each on a GPU of its own.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a Slurm job with so many ranks each.")] = 1,
     gpu_mb: Annotated[
         int, typer.Option(min=0, help="GPU memory that it will take: cells of one run share a GPU while theirs fits.")
     ] = 0,
@@ -245,7 +246,8 @@ def train(
 
     run_cell(
         spec, metrics, model,
-        tokens=tokens, work=work, device=device, threads=threads, ranks=ranks, deterministic=deterministic,
+        tokens=tokens, work=work, device=device, threads=threads, nodes=nodes, ranks=ranks,
+        deterministic=deterministic,
     )  # fmt: skip
 
 

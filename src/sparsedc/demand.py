@@ -9,7 +9,8 @@ START_MINUTES = 15  # imports, compilation, reading tokens, and evaluation
 SMALL_MINUTES = 10.0  # of training, below which a job's start is a large part of it
 LEEWAY = 2.0  # times the estimated minutes
 FRAMEWORK_MEGABYTES = 6000  # PyTorch with CUDA in host memory
-BYTES_A_PARAMETER = 16  # a model begins, and its checkpoints are made, in host memory
+WEIGHT_BYTES = 4  # a parameter
+CHECKPOINT_BYTES = 12  # a parameter, beside the weights: made, and read, in host memory
 
 CONTEXT_MEGABYTES = 600  # of a GPU: CUDA itself, and workspaces of its libraries
 ALLOCATOR = 1.1  # times what tensors take: memory between them
@@ -39,8 +40,10 @@ def compute_minutes(spec: Spec, tflops: float) -> float:
     return spec.flops(sparse=False) / (tflops * 1e12) / 60
 
 
-def host_megabytes(spec: Spec) -> int:
-    return FRAMEWORK_MEGABYTES + math.ceil(BYTES_A_PARAMETER * spec.counts.total / 1e6)
+def host_megabytes(spec: Spec, ranks: int = 1) -> int:
+    """Of a machine with so many of the cell's ranks, which each begin with the model's weights."""
+    model, checkpoint = WEIGHT_BYTES * spec.counts.total / 1e6, CHECKPOINT_BYTES * spec.counts.total / 1e6
+    return math.ceil(ranks * (FRAMEWORK_MEGABYTES + model) + checkpoint)
 
 
 def device_megabytes(spec: Spec) -> int:

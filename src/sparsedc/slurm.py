@@ -37,15 +37,16 @@ def preflight(settings: Any, jobs: Iterable[Any], attempts: int) -> None:
         InputError: the run would fail, or never end.
     """
     settings.status_command = status_command(settings.status_command, settings.init_seconds_before_status_checks)
-    longest: dict[tuple[str | None, bool], int] = {}
+    longest: dict[tuple[str, bool], tuple[int, str]] = {}
     for job in jobs:
         job.attempt = attempts  # which asks for most
-        wanted = job.resources.get("slurm_partition"), "gpu" in (job.resources.get("gres") or "")
-        longest[wanted] = max(longest.get(wanted, 0), job.resources.get("runtime") or 0)
-        job.attempt = 1
-    for (partition, gpus), minutes in longest.items():
+        partition, gpus = job.resources.get("slurm_partition"), "gpu" in (job.resources.get("gres") or "")
         if partition is not None:  # else the site has ways of its own to choose one
-            check_partitions(str(partition).split(","), gpus, minutes)
+            wanted = str(partition), gpus
+            longest[wanted] = max(longest.get(wanted, (0, "")), (job.resources.get("runtime") or 0, job.rule.name))
+        job.attempt = 1
+    for (names, gpus), (minutes, rule) in longest.items():
+        check_partitions(names.split(","), gpus, minutes, rule)
 
 
 def status_command(asked: str | None, seconds: int) -> str:
@@ -78,13 +79,14 @@ def status_command(asked: str | None, seconds: int) -> str:
     )  # fmt: skip
 
 
-def check_partitions(names: list[str], gpus: bool, minutes: int) -> None:
-    """Refuse partitions that there are not, or in which jobs would wait for ever.
+def check_partitions(names: list[str], gpus: bool, minutes: int, rule: str) -> None:
+    """Refuse partitions that there are not, and such that jobs would wait in all of them for ever.
 
     Args:
         names: of which jobs go to the first that has room.
         gpus: do jobs ask for some?
         minutes: the longest time for which a job asks.
+        rule: of that job.
 
     Raises:
         InputError: saying what there is.
@@ -97,17 +99,20 @@ def check_partitions(names: list[str], gpus: bool, minutes: int) -> None:
     for name in names:
         if name not in known:
             raise InputError("slurm_partition", name, "is no partition of this cluster", f"Use {_all(known)}.")
-        if name not in limits:
-            raise InputError("slurm_partition", name, "is down", f"Use {_all(limits)}, or wait.")
-        if gpus and name not in with_gpus:
-            remedy = f"Use {_all(with_gpus)}." if with_gpus else "Set `gres` of train to '' to train on CPUs."
-            raise InputError("slurm_partition", name, "has no GPUs, for which cells ask", remedy)
-        if minutes > limits[name]:
-            raise InputError(
-                "runtime", minutes, f"is more than the {limits[name]:.0f} minutes that a job may take in {name}",
-                f"Correct sustained_tflops, or have each attempt take up to the limit (set-resources: train: runtime: "
-                f"{limits[name]:.0f}) and allow more `retries`: cells go on where they were.",
-            )  # fmt: skip
+    asked, suitable = ",".join(names), [name for name in names if name in limits]
+    if not suitable:
+        raise InputError("slurm_partition", asked, "is down", f"Use {_all(limits)}, or wait.")
+    if gpus and not with_gpus.intersection(suitable):
+        of_rules = "To train on CPUs, set `gres` of train and train_kept to ''."
+        remedy = f"Use {_all(with_gpus)}." if with_gpus else of_rules
+        raise InputError("slurm_partition", asked, "has no GPUs, for which cells ask", remedy)
+    limit = max(limits[name] for name in suitable if not gpus or name in with_gpus)
+    if minutes > limit:
+        raise InputError(
+            f"runtime of {rule}", minutes, f"is more than the {limit:.0f} minutes that a job may take in {asked}",
+            "Correct what it follows from, which for cells is sustained_tflops, or set it to the limit (set-resources: "
+            f"{rule}: runtime: {limit:.0f}) and allow more `retries`: cells go on where they were.",
+        )  # fmt: skip
 
 
 def _all(names: Iterable[str]) -> str:

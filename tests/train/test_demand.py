@@ -105,3 +105,21 @@ def test_metrics_are_no_larger_than_estimated(method, token_folder, make_spec, t
 def test_tokens_take_two_bytes_where_ids_fit(make_spec, vocabulary, bytes_) -> None:
     spec = make_spec(vocab_size=vocabulary)
     assert demand.token_megabytes(spec) * 1e6 == bytes_ * spec.unique_tokens
+
+
+def test_time_follows_flops_devices_and_company() -> None:
+    spec = spec_of("120m", 128, 32000, "rigl")
+    tflops = spec.flops(sparse=False) / 1e12 / 3600  # an hour of one device
+    assert demand.minutes(spec, tflops) == 15 + 120
+    assert demand.minutes(spec, tflops, devices=4) == 15 + 30
+    assert demand.minutes(spec, tflops, beside=8) == 15 + 960
+    assert not demand.small(spec, tflops, 1)
+    assert demand.small(spec, 6 * tflops, 1)
+    assert not demand.small(spec, 6 * tflops, 2)
+
+
+def test_every_rank_of_a_machine_begins_with_the_model() -> None:
+    spec = spec_of("7b68", 64, 32000, "rigl")
+    billions = spec.counts.total / 1e9
+    assert demand.host_megabytes(spec) == pytest.approx(1000 * (6 + 16 * billions), abs=1)
+    assert demand.host_megabytes(spec, 8) == pytest.approx(1000 * (8 * (6 + 4 * billions) + 12 * billions), abs=1)

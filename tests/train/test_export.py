@@ -228,12 +228,14 @@ def test_a_model_half_written_is_none(kept, tmp_path, monkeypatch):
     kept()
     before = {path.name: path.read_bytes() for path in (tmp_path / "models/cell").iterdir()}
     (tmp_path / "metrics.json").unlink()
-    (tmp_path / "models/.cell.partial").mkdir()  # a killed process has left it
-    (tmp_path / "models/.cell.partial/stray").touch()
+    partial = tmp_path / "work/.model.partial"
+    partial.mkdir()  # a killed process has left it
+    (partial / "stray").touch()
     with monkeypatch.context() as patched:
         patched.setattr(export, "card", full)
         with pytest.raises(OSError, match="disk is full"):
             kept(seed=1)
+    assert not partial.exists()
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["cell"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "models/cell").iterdir()} == before
     assert not (tmp_path / "metrics.json").exists()

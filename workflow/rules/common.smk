@@ -4,7 +4,7 @@
 SMALL = "small"  # the group of cells that share a job on a cluster, where `group-components` says how many do
 
 
-def ranks(wildcards):
+def devices(wildcards):
     nodes, each = STUDY.gpus(wildcards.cell)
     return nodes * each
 
@@ -15,12 +15,18 @@ def nodes(wildcards):
     return nodes if nodes > 1 else None
 
 
+def memory(wildcards, attempt):
+    """Of each node."""
+    _, each = STUDY.gpus(wildcards.cell)
+    return attempt * host_megabytes(STUDY.cell(wildcards.cell).spec, each)
+
+
 def packed(wildcards):
     spec = STUDY.cell(wildcards.cell).spec
-    return SMALL if small(spec, STUDY.config.sustained_tflops, ranks(wildcards)) else None
+    return SMALL if small(spec, STUDY.config.sustained_tflops, devices(wildcards)) else None
 
 
 def runtime(wildcards, attempt):
     spec = STUDY.cell(wildcards.cell).spec
     beside = workflow.group_settings.group_components.get(SMALL, 1) if packed(wildcards) else 1
-    return attempt * minutes(spec, STUDY.config.sustained_tflops, ranks(wildcards), beside)
+    return attempt * minutes(spec, STUDY.config.sustained_tflops, devices(wildcards), beside)

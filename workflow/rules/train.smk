@@ -41,8 +41,9 @@ rule train:
     threads: lambda wildcards: STUDY.gpus(wildcards.cell)[1]
     resources:
         runtime=runtime,
-        mem_mb=lambda wildcards, attempt: attempt * host_megabytes(STUDY.cell(wildcards.cell).spec),
-        ranks=ranks,
+        mem_mb=memory,
+        ranks=lambda wildcards: STUDY.gpus(wildcards.cell)[1],
+        on_nodes=lambda wildcards: STUDY.gpus(wildcards.cell)[0],
         gpu_mb=lambda wildcards: device_megabytes(STUDY.cell(wildcards.cell).spec),
         gres=lambda wildcards: f"gpu:{STUDY.gpus(wildcards.cell)[1]}",  # of a node; a job's numbers would be added up
         nodes=nodes,
@@ -51,7 +52,7 @@ rule train:
     shell:
         "trap : TERM; mkdir -p $(dirname {params.attempts}) && date '+== %F %T %z' >> {params.attempts};"
         " sparsedc train {input.spec} {output} --threads {threads} --ranks {resources.ranks}"
-        " --gpu-mb {resources.gpu_mb}"
+        " --nodes {resources.on_nodes} --gpu-mb {resources.gpu_mb}"
         " 2> >(trap '' INT TERM; tee -a {params.attempts} | tee {log} >&2)"
 
 

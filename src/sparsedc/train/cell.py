@@ -6,10 +6,11 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from shutil import copy2, copytree
 
 import torch
 
-from sparsedc.atomic import write_text
+from sparsedc.atomic import whole_folder, write_text
 from sparsedc.corpus.tokens import MANIFEST, Tokens, open_tokens
 from sparsedc.errors import InputError
 from sparsedc.progress import study_progress
@@ -34,6 +35,7 @@ def run_cell(
     work: Path | None = None,
     device: str | None = None,
     threads: int = 1,
+    nodes: int = 1,
     ranks: int = 1,
     deterministic: bool = False,
 ) -> None:
@@ -47,8 +49,9 @@ def run_cell(
     were written when it was killed, and all of a packed job's when one of its cells has failed. Where another process
     trains the cell just now, this one waits a while for the end of that.
 
-    Several `ranks` are processes that this one starts, or that a launcher like torchrun has started, which all call
-    this: they train the cell together, share the `threads` of their machine, and the first of them writes.
+    Several `ranks` on each of several `nodes` are processes that this one starts, or that a launcher like torchrun has
+    started, which all call this: they train the cell together, share the `threads` of their machine, and the first of
+    them writes.
 
     Raises:
         InputError: spec, tokens, device or the model's folder cannot be used, the clock was set back since they were
@@ -65,20 +68,20 @@ def run_cell(
     if model is not None:
         from sparsedc.train.export import keeper  # which imports what training does without
 
-        keep = keeper(model, tokens)
-    if ranks > 1 and not launched():
-        check_ranks(spec, ranks)
-        sys.exit(launch(ranks, device))
+        keep = keeper(model, tokens, work / "model")
+    if nodes * ranks > 1 and not launched():
+        check_ranks(spec, nodes * ranks)
+        sys.exit(launch(nodes, ranks, device))
     chosen = _device(device)
     torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS may add up in any order
     torch.use_deterministic_algorithms(deterministic or chosen.type == "cpu")
-    finished = work / "metrics.json"
+    finished, kept = work / "metrics.json", work / "model"
     with joined(chosen) as team, exclusive(work) if team.leads else nullcontext():
-        known = _result(finished, spec, train, held_out) if team.leads and (model is None or model.exists()) else None
+        known = _result(finished, spec, train, held_out) if team.leads and (model is None or kept.exists()) else None
         if known is not None:
-            write_text(known, out)
+            _give(known, out, kept, model)
             _say(f"{path.stem}: finished before; {finished} has kept its result")
         if not team.all(known is None, chosen):
             return
@@ -91,8 +94,8 @@ def run_cell(
             raise
         if metrics is not None:
             text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
-            for place in (finished, out):
-                write_text(text, place)
+            write_text(text, finished)
+            _give(text, out, kept, model)
             delete_checkpoints(work)
         team.wait()
     if metrics is None:
@@ -101,6 +104,22 @@ def run_cell(
     loss = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
     progress = study_progress(study)
     _say(f"{path.stem}: {loss}" + (f" | {progress}" if progress else ""))
+
+
+def _give(metrics: str, out: Path, kept: Path, model: Path | None) -> None:
+    """Write a finished cell's outputs, the model first, as links to what stays in the folder of its work."""
+    if model is not None:
+        with whole_folder(model) as partial:
+            partial.rmdir()
+            copytree(kept, partial, copy_function=_link)
+    write_text(metrics, out)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system, or one without links
+        copy2(source, target)
 
 
 class _Reporter:

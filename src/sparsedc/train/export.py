@@ -26,8 +26,9 @@ from sparsedc.train.trainer import Trainer
 CONFIG = "config.json"  # by which transformers knows a model's folder
 
 
-def keeper(out: Path, tokens: Path) -> Callable[[Trainer, dict[str, Any] | None], None]:
-    """What saves a trained cell and its metrics to `out`, which is found usable before a long training begins.
+def keeper(out: Path, tokens: Path, work: Path) -> Callable[[Trainer, dict[str, Any] | None], None]:
+    """What saves a trained cell and its metrics to `work`, for `out`, which is found usable before a long training
+    begins.
 
     Args:
         tokens: those of the cell; the tokenizer lies beside them.
@@ -49,14 +50,14 @@ def keeper(out: Path, tokens: Path) -> Callable[[Trainer, dict[str, Any] | None]
     tokenizer = bare(load("tokenizer", str(folder)))
 
     def keep(trainer: Trainer, metrics: dict[str, Any] | None) -> None:
-        save_model(trainer, metrics, tokenizer, out)
+        save_model(trainer, metrics, tokenizer, out.name, work)
 
     return keep
 
 
-def save_model(trainer: Trainer, metrics: dict[str, Any] | None, tokenizer: Any, out: Path) -> None:
-    """Write a trained cell's model to the folder `out`, whole or not at all. All ranks call this; the leading one,
-    which has the metrics, writes."""
+def save_model(trainer: Trainer, metrics: dict[str, Any] | None, tokenizer: Any, name: str, out: Path) -> None:
+    """Write a trained cell's model, with its name, to the folder `out`, whole or not at all. All ranks call this; the
+    leading one, which has the metrics, writes."""
     from transformers import LlamaForCausalLM
 
     weights = weights_of(trainer)
@@ -74,7 +75,7 @@ def save_model(trainer: Trainer, metrics: dict[str, Any] | None, tokenizer: Any,
     with whole_folder(out) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(card(out.name, metrics), encoding="utf-8")
+        (partial / "README.md").write_text(card(name, metrics), encoding="utf-8")
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:

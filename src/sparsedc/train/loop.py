@@ -109,6 +109,7 @@ def train_cell(
                 del state
                 saved = now
             if stops:
+                ranks.wait()  # a launcher may end all when the first has ended
                 raise SystemExit(128 + (stop.number or signal.SIGTERM))  # as a shell tells of a signal
     trainer.engine.check()
     trainer.work.forget()

@@ -91,10 +91,11 @@ def visible_gpus(environment: Mapping[str, str]) -> dict[str, int | None]:
         ).stdout  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         listed = ""
-    rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines()]
-    by_index = {index: int(megabytes) for index, _, megabytes in rows}
+    rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines() if line.count(",") == 2]
+    known = [(index, uuid, int(memory) if memory.isdigit() else None) for index, uuid, memory in rows]
+    by_index = {index: memory for index, _, memory in known}
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return dict(by_index)
-    names = by_index | {uuid: int(megabytes) for _, uuid, megabytes in rows}
+        return by_index
+    names = by_index | {uuid: memory for _, uuid, memory in known}
     return {gpu: names.get(gpu) for gpu in visible.split(",") if gpu not in ("", "-1", "NoDevFiles")}

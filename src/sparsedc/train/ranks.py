@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from sparsedc.train.launch import launched
+from sparsedc.train.launch import end_with_launcher, launched
 
 
 class ShortOfMemoryError(Exception):
@@ -100,6 +100,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not launched():
         yield ALONE
         return
+    end_with_launcher()
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield Ranks(distributed.get_rank(), distributed.get_world_size())
     distributed.destroy_process_group()

@@ -212,12 +212,14 @@ class Server:
                     worker.channel.shutdown(socket.SHUT_WR)  # it hears that there is no more to do
 
     def _environment(self, gpu: str) -> dict[str, str]:
-        """Of workers on this GPU. Where the environment names a daemon of the user's, that is used."""
+        """Of workers on this GPU. Where the environment names a daemon of the user's, that is used. In a Slurm job
+        there is none: when the job's time is up, it would be told to end with the cells, and take their GPU away."""
         daemon = self.daemons.get(gpu)
         # Without its daemon a client would find another GPU under the same number.
         if gpu not in self.daemons or (daemon is not None and not daemon.alive):
             folder = self.address.with_suffix(f".mps{list(self.gpus.memory).index(gpu)}")
-            daemon = None if mps.PIPES in os.environ else mps.Daemon.start(gpu, folder)
+            without = mps.PIPES in os.environ or "SLURM_JOB_ID" in os.environ
+            daemon = None if without else mps.Daemon.start(gpu, folder)
             self.daemons[gpu] = daemon
         return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu} | (
             daemon.environment() if daemon is not None else {}
@@ -258,6 +260,8 @@ class Server:
         for cell in [cell for cell in self.waiting if cell.client is client]:
             self.selector.unregister(cell.client)
             self.waiting.remove(cell)
+            with contextlib.suppress(OSError):
+                cell.client.sendall(b"%d\n" % (128 + signal.SIGTERM))
             cell.client.close()
             for stream in cell.streams:
                 os.close(stream)
