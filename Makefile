@@ -24,7 +24,7 @@ study: $(VENV)/installed
 
 # One worker more than there are cores, as tests of Slurm mostly wait.
 test: $(VENV)/installed
-	pytest -n $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
+	pytest -n $$(($$(nproc) + 1)) --dist loadscope
 
 lint: $(VENV)/installed
 	ruff check .

@@ -575,7 +575,7 @@ def test_a_waiting_cell_that_is_asked_to_stop_says_nothing_of_the_server(with_tw
     assert train(run, cells[3], "--device", "cpu").wait(60) == 0
     with held(cells[0]) as release, held(cells[1]) as release_other:
         both = [train(run, spec, "--device", "cpu", "--gpu-mb", "70000") for spec in cells[:2]]
-        time.sleep(1)
+        time.sleep(3)
         waiting = train(run, cells[2], "--device", "cpu", "--gpu-mb", "70000")
         time.sleep(1)
         waiting.send_signal(signal.SIGTERM)
