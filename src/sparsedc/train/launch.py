@@ -3,8 +3,6 @@
 In a Slurm job of several nodes a launcher starts on each of them, and they find each other at the first.
 """
 
-import contextlib
-import ctypes
 import logging
 import os
 import re
@@ -41,12 +39,6 @@ def launch(nodes: int, ranks: int, device: str | None) -> int:
     if nodes > 1 and MEETING_VARIABLE not in os.environ:
         _on_every_node(nodes)
     return _here(nodes, ranks, device)
-
-
-def end_with_launcher() -> None:
-    """Ask this process to end when the launcher that started it has."""
-    with contextlib.suppress(AttributeError):  # Linux alone has it
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _on_every_node(nodes: int) -> NoReturn:

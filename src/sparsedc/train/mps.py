@@ -3,14 +3,14 @@
 Each GPU gets a daemon of its own, as a fault on a GPU ends all of a daemon's clients.
 """
 
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from sparsedc.train.stop import end_with_parent
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
@@ -47,7 +47,7 @@ class Daemon:
                 [CONTROL, "-f"],
                 env=_environment(folder) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
+                preexec_fn=end_with_parent,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             shutil.rmtree(folder, ignore_errors=True)

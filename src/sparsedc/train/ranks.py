@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from sparsedc.train.launch import end_with_launcher, launched
+from sparsedc.train.launch import launched
+from sparsedc.train.stop import end_with_parent
 
 
 class ShortOfMemoryError(Exception):
@@ -100,7 +101,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not launched():
         yield ALONE
         return
-    end_with_launcher()
+    end_with_parent()
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield Ranks(distributed.get_rank(), distributed.get_world_size())
     distributed.destroy_process_group()

@@ -10,7 +10,6 @@ The server itself never touches a GPU, which a fork would not survive.
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 import selectors
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from sparsedc.train import mps
 from sparsedc.train.placement import Demand, Gpus, visible_gpus
+from sparsedc.train.stop import end_with_parent
 from sparsedc.train.warm import FORKED_VARIABLE, STREAMS, Job, receive, send
 
 BAD_INPUT = 2  # the command line's exit status for an error that has nothing to do with the GPU
@@ -161,8 +161,7 @@ class Server:
             return child
         code = 1
         try:
-            with contextlib.suppress(AttributeError):  # Linux alone has it
-                ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a job does not outlive its server
+            end_with_parent()  # a job does not outlive its server
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)

@@ -3,13 +3,20 @@
 One request may arrive several times: Slurm tells every process of a job, and these tell each other.
 """
 
+import ctypes
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop (SIGTERM) when the one that started it ends, where the system can (Linux)."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @dataclass
