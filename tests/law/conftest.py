@@ -27,6 +27,7 @@ LAWS = {
     "power:overfit": _MUENNIGHOFF | {"epsilon": 0.2} | _OVERFIT,
     "sparse:power,step": _TERMS | _STEP | {"epsilon": 0.2},
     "sparse:frantar,untied,overfit": _TERMS | _QUADRATIC | _FRANTAR | _OVERFIT | {"beta": 0.37},
+    "power:untied,coupled": _MUENNIGHOFF | {"beta": 0.37, "q": 2.5, "epsilon": 0.2},
 }
 GRID = {
     "body": [20_000_000, 120_000_000, 480_000_000, 1_900_000_000],

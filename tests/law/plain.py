@@ -2,6 +2,8 @@
 
 from math import exp
 
+from scipy.optimize import brentq
+
 
 def chinchilla(p, N, U, D, s):
     return p["E"] + p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"]
@@ -32,6 +34,26 @@ def _data_constrained(p, N, U, D, factor, R_N_star, R_D_star):
     D_eff = unique + unique * R_D_star * (1 - exp(-R_D / R_D_star))
     penalty = p["P"] * R_D ** p["kappa"] * (N / unique) ** p["lambda"] if "P" in p else 0.0
     return p["E"] + factor * p["A"] / N_eff**alpha + p["B"] / D_eff**beta + penalty
+
+
+def _coupled(p, N, U, D, factor, R_N_star, R_D_star):
+    """The optimal N for `unique` tokens is where nothing is gained by a little more of N for as much less of D."""
+    alpha, beta, q = p["alpha"], p["beta"], p["q"]
+    unique = U if D > U else D
+
+    def norm(N, D):
+        return ((factor * p["A"] / N**alpha) ** q + (p["B"] / D**beta) ** q) ** (1 / q)
+
+    def slope(log_N):
+        up, down = (norm(exp(log_N + step), unique * exp(-step)) for step in (1e-5, -1e-5))
+        return (up - down) / norm(exp(log_N), unique)
+
+    N_opt = exp(brentq(slope, 0, 100))
+    U_N = N if N_opt > N else N_opt
+    R_N, R_D = N / U_N - 1, D / unique - 1
+    N_eff = U_N + U_N * R_N_star * (1 - exp(-R_N / R_N_star))
+    D_eff = unique + unique * R_D_star * (1 - exp(-R_D / R_D_star))
+    return p["E"] + norm(N_eff, D_eff)
 
 
 def overfit(p, N, U, D, s):
@@ -87,4 +109,5 @@ LAWS = {
     "power:overfit": _family(_power, _constant),
     "sparse:power,step": _family(_power, _step),
     "sparse:frantar,untied,overfit": _family(_frantar, _quadratic),
+    "power:untied,coupled": lambda p, N, U, D, s: _coupled(p, N, U, D, _power(p, s), *_constant(p, s)),
 }

@@ -10,7 +10,8 @@ that no start of a fit overflows, and in operations that NumPy extends to comple
 exact derivatives of them (`sparsedc.law.fit`).
 
 The laws that know repetition are one family, composed of a density factor f(s), of R_N*(s) and R_D*(s), of β tied to
-α or free, and perhaps of an over-fitting penalty. `get_form` reads compositions such as "sparse:power,step,untied".
+α or free, of how the two terms add up, and perhaps of an over-fitting penalty. `get_form` reads compositions such as
+"sparse:power,step,untied".
 """
 
 from abc import ABC, abstractmethod
@@ -170,6 +171,8 @@ ALPHA = Parameter("alpha", "exponent of the model-size term", 0.01, 3.0, (0.1, 1
 B_ = Parameter("B", "factor of the data term", 1e-5, 1e3, (0.1, 3.0), anchor=("D", "beta"))
 B_TIED = Parameter("B", "factor of the data term", 1e-5, 1e3, (0.1, 3.0), anchor=("D", "alpha"))
 BETA = Parameter("beta", "exponent of the data term", 0.01, 3.0, (0.1, 1.0))
+#: Laws of which one term drowns the other (q = ∞, the larger of the two) are reached at 30 to within 2 % of it.
+Q = Parameter("q", "order of the norm by which the two terms add up", 0.5, 30.0, (1.0, 6.0))
 
 
 class Chinchilla(Form):
@@ -374,6 +377,10 @@ class DataConstrained(Form):
 
     U_N = min(N, N_opt(U)), where N_opt(U) is the compute-optimal N of a model whose compute-optimal D is U.
 
+    Coupled terms add up by a norm of order q: 1 is the plain sum, in which a larger model gains as much on few tokens
+    as on many; above it gains grow with what the other term allows, as in Kaplan et al. 2020, Scaling Laws for Neural
+    Language Models (arXiv 2001.08361), equation 1.5, which is E = 0 and q = 1 / β.
+
     Muennighoff et al. and "When Data Is Scarce" tie β to α. The penalty P R_D^κ (N/U)^λ is added to the loss: without
     one no law of this family can turn upward with repetition. That over-fitting adds to the loss is the idea of
     Lovelace et al. 2026, Prescriptive Scaling Laws for Data Constrained Training (arXiv 2605.01640); this formula for
@@ -389,11 +396,13 @@ class DataConstrained(Form):
         *,
         tied: bool = True,
         penalty: bool = False,
+        coupled: bool = False,
     ) -> None:
         self.name, self.source = name, source
-        self.factor, self.stars, self.tied, self.penalty = factor, stars, tied, penalty
+        self.factor, self.stars, self.tied, self.penalty, self.coupled = factor, stars, tied, penalty, coupled
+        model, data = "A f(s) / N_eff^α", f"B / D_eff^{'α' if tied else 'β'}"
         self.formula = (
-            f"L = E + A f(s) / N_eff^α + B / D_eff^{'α' if tied else 'β'}"
+            (f"L = E + (({model})^q + ({data})^q)^(1/q)" if coupled else f"L = E + {model} + {data}")
             + (" + P R_D^κ (N/U)^λ" if penalty else "")
             + ",  N_eff = U_N (1 + R_N* (1 − e^(−R_N / R_N*))),  D_eff likewise of U"
             + f",  f(s) = {factor.formula}"
@@ -401,6 +410,7 @@ class DataConstrained(Form):
         )
         self.parameters = (
             *((E_, A_, B_TIED, ALPHA) if tied else Chinchilla.parameters),
+            *((Q,) if coupled else ()),
             *factor.parameters,
             *stars.parameters,
             *(PENALTY if penalty else ()),
@@ -412,14 +422,15 @@ class DataConstrained(Form):
         return theta["alpha"] if self.tied else theta["beta"]
 
     def log_N_opt(self, theta: Theta, log_U: Values, s: Floats) -> Values:
-        """ln N_opt(U, s): N_opt = G (G U)^(β/α), G = (α A f / (β B))^(1/(α+β)), from min over 6 N D = C."""
+        """ln N_opt(U, s): N_opt = G (G U)^(β/α), G = ((α/β)^(1/q) A f / B)^(1/(α+β)), from min over 6 N D = C."""
         return self._log_N_opt(theta, log_U, np.log(theta["A"]) + np.log(self.factor(theta, s)))
 
     def _log_N_opt(self, theta: Theta, log_U: Values, log_Af: Values) -> Values:
         alpha, beta = theta["alpha"], self.beta(theta)
         if self.tied:
             return np.asarray(log_U + (log_Af - np.log(theta["B"])) / alpha)
-        log_G = (log_Af - np.log(theta["B"]) + np.log(alpha / beta)) / (alpha + beta)
+        q = theta["q"] if self.coupled else 1.0
+        log_G = (log_Af - np.log(theta["B"]) + np.log(alpha / beta) / q) / (alpha + beta)
         return np.asarray(log_G + beta / alpha * (log_G + log_U))
 
     def loss(self, theta: Theta, design: Design) -> Values:
@@ -436,8 +447,14 @@ class DataConstrained(Form):
             R_N = np.expm1(np.where(np.real(log_excess) < 50, log_excess, 50.0))  # e⁵⁰ saturates R_N*, e⁷¹⁰ overflows
             log_N_eff = log_N - log_excess + np.log1p(saturating(R_N, R_N_star))
             log_D_eff = log_U + np.log1p(saturating(design.R_D, R_D_star))
+        model = log_Af - theta["alpha"] * log_N_eff
         data = np.log(theta["B"]) - self.beta(theta) * log_D_eff
-        loss = theta["E"] + np.exp(log_Af - theta["alpha"] * log_N_eff) + np.exp(data)
+        if self.coupled:
+            larger = np.where(np.real(model) > np.real(data), model, data)  # divided out, so that no power overflows
+            norm = np.exp(theta["q"] * (model - larger)) + np.exp(theta["q"] * (data - larger))
+            loss = theta["E"] + np.exp(larger + np.log(norm) / theta["q"])
+        else:
+            loss = theta["E"] + np.exp(model) + np.exp(data)
         if self.penalty:
             repeated = design.R_D > 0
             log_R_D = np.log(np.where(repeated, design.R_D, 1.0))
@@ -447,6 +464,7 @@ class DataConstrained(Form):
 
 
 _MUENNIGHOFF = "Muennighoff et al. 2023, Scaling Data-Constrained Language Models (arXiv 2305.16264)"
+_POWER = f"{_MUENNIGHOFF}, with a power of s for density factor"
 _SPARSE = "When Data Is Scarce (ICML 2026, arXiv 2606.01155)"
 _OVERFIT = "after the idea of Lovelace et al. 2026, Prescriptive Scaling Laws for Data Constrained Training"
 #: kinds of switches → their names, of which one of each kind holds
@@ -454,21 +472,23 @@ _FACTORS = {"none": Factor, "power": PowerFactor, "frantar": FrantarFactor, "pap
 _STARS = {"unlimited": Unlimited, "constant": Stars, "step": StepStars, "quadratic": QuadraticStars}
 _BETA = {"tied": True, "untied": False}
 _PENALTY = {"plain": False, "overfit": True}
-_KINDS: tuple[Mapping[str, Any], ...] = (_FACTORS, _STARS, _BETA, _PENALTY)
+_SUM = {"additive": False, "coupled": True}
+_KINDS: tuple[Mapping[str, Any], ...] = (_FACTORS, _STARS, _BETA, _PENALTY, _SUM)
 #: base → source, and its switch of each kind
 _FAMILY = {
-    "muennighoff": (_MUENNIGHOFF, ("none", "constant", "tied", "plain")),
-    "power": (f"{_MUENNIGHOFF}, with a power of s for density factor", ("power", "constant", "tied", "plain")),
-    "sparse": (_SPARSE, ("paper", "quadratic", "tied", "plain")),
-    "overfit": (_OVERFIT, ("none", "unlimited", "untied", "overfit")),
+    "muennighoff": (_MUENNIGHOFF, ("none", "constant", "tied", "plain", "additive")),
+    "power": (_POWER, ("power", "constant", "tied", "plain", "additive")),
+    "sparse": (_SPARSE, ("paper", "quadratic", "tied", "plain", "additive")),
+    "overfit": (_OVERFIT, ("none", "unlimited", "untied", "overfit", "additive")),
 }
 
 
 def _compose(name: str, source: str, switches: Sequence[str]) -> DataConstrained:
-    factor, stars, beta, penalty = switches
+    factor, stars, beta, penalty, added = switches
     return DataConstrained(
-        name, source, _FACTORS[factor](), _STARS[stars](), tied=_BETA[beta], penalty=_PENALTY[penalty]
-    )
+        name, source, _FACTORS[factor](), _STARS[stars](),
+        tied=_BETA[beta], penalty=_PENALTY[penalty], coupled=_SUM[added],
+    )  # fmt: skip
 
 
 #: The forms by name; `get_form` knows compositions of the last four as well.
@@ -477,15 +497,15 @@ FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Gadre(), Fr
 }
 
 #: The forms that are compared unless somebody names others: one for each thing that a law may know.
-COMPARED = ("chinchilla", "muennighoff", "power", "sparse", "overfit:power")
+COMPARED = ("chinchilla", "muennighoff", "power", "sparse", "overfit:power", "power:untied,coupled")
 
 
 def get_form(name: str) -> Form:
     """The form of that name, such as "chinchilla" or "sparse:power,untied".
 
     After the colon stand switches for what differs from the form before it, at most one of each kind: the density
-    factor none | power | frantar | paper, R* unlimited | constant | step | quadratic, β tied | untied, and the
-    penalty plain (none) | overfit.
+    factor none | power | frantar | paper, R* unlimited | constant | step | quadratic, β tied | untied, the penalty
+    plain (none) | overfit, and the terms' sum additive | coupled.
 
     Raises:
         InputError: there is none.

@@ -25,7 +25,7 @@ CONDITION_LIMIT = 1e7
 WEAK = 0.3
 
 #: parameters that N and D settle; all others are density's and repetition's
-OF_N_AND_D = {"E", "A", "alpha", "B", "beta", "a", "b", "eta"}
+OF_N_AND_D = {"E", "A", "alpha", "B", "beta", "a", "b", "eta", "q"}
 
 #: A residual beside those of the runs, of the public parameters: 0 where a condition on them holds.
 Pull = Callable[[dict[str, Any]], Any]
