@@ -1,4 +1,5 @@
 # make study [CONFIG=studies/x.yaml] [CORES=n]   from text to law, figures and report
+# make law CONFIG=studies/h100.yaml              the same from the study's runs.csv on: nothing is trained
 # make test                                      all tests
 # make lint                                      formatting, lint and types of code and workflow
 # Each first makes .venv from envs/requirements.lock if it is missing or older than the lock.
@@ -12,15 +13,17 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test lint
+.PHONY: study law test lint
 
-study: $(VENV)/installed
-	@sparsedc study check $(CONFIG)
-	@snakemake --cores $(CORES) --configfile $(CONFIG)
+study law: $(VENV)/installed
+	@sparsedc study check $(CONFIG) $(TABLE)
+	@snakemake --cores $(CORES) --configfile $(CONFIG) $(FROM)
 	@results=$$(sparsedc study results $(CONFIG)); report=$$results/report.html; \
 	if [[ ! -e $$report || -n $$(find $$results/runs.csv $$results/law $$results/figures $$results/summary.html -newer $$report) ]]; then \
-		snakemake --cores 1 --configfile $(CONFIG) --report $$report --quiet all; fi; \
+		snakemake --cores 1 --configfile $(CONFIG) $(FROM) --report $$report --quiet all; fi; \
 	printf '\n'; printf '%-9s%s\n' report $$report law $$results/law/law.json figures $$results/figures/ runs $$results/runs.csv
+law: FROM := --config from_table=true
+law: TABLE = --runs $$(sparsedc study results $(CONFIG))/runs.csv
 
 # One worker more than there are cores, as tests of Slurm mostly wait.
 test: $(VENV)/installed

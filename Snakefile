@@ -2,6 +2,8 @@
 #
 #   snakemake --cores all                                   the default study, config.yaml
 #   snakemake --cores all --configfile studies/x.yaml       another one
+#   snakemake --cores all --configfile studies/x.yaml --config from_table=true
+#                                                           from its runs.csv on: nothing is trained, no text needed
 #
 # A study of published constants has no cells: it begins with the law.
 #
@@ -33,16 +35,21 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
+FROM_TABLE = str(config.pop("from_table", False)).lower()  # said of a run, and so no key of a study
+if FROM_TABLE not in ("true", "false"):
+    raise WorkflowError(f"from_table = {FROM_TABLE}: must be true or false. Correct it.")
+FROM_TABLE = FROM_TABLE == "true"
+
 try:
     STUDY = load_study(config)
-    TEXT = watched_files(STUDY.config.corpus)
+    TEXT = [] if FROM_TABLE else watched_files(STUDY.config.corpus)
     VERSIONS = watched_versions(STUDY.config.corpus)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY.name}"
 PUBLISHED = STUDY.config.law.published
-KEPT = [name for name, cell in STUDY.cells.items() if cell.keeps_model]
+KEPT = [name for name, cell in STUDY.cells.items() if cell.keeps_model and not FROM_TABLE]
 DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
@@ -74,7 +81,7 @@ wildcard_constraints:
     unique_tokens=r"\d+",
 
 
-if not PUBLISHED:
+if not PUBLISHED and not FROM_TABLE:
 
     include: "workflow/rules/common.smk"
     include: "workflow/rules/corpus.smk"

@@ -214,6 +214,13 @@ def test_missing_metrics_are_named(study: Study, folder: Path) -> None:
     assert not (folder / "runs.csv").exists()
 
 
+def test_what_is_done_so_far_is_collected(study: Study, folder: Path) -> None:
+    cell = list(study.cells)[2]
+    metrics_of(folder, cell)[0].unlink()
+    collect_runs(folder / "cells.tsv", folder / "runs.csv", so_far=True)
+    assert list(read_runs(folder / "runs.csv")["cell"]) == [name for name in study.cells if name != cell]
+
+
 def test_metrics_of_another_spec_are_refused(study: Study, folder: Path) -> None:
     path, metrics = metrics_of(folder, next(iter(study.cells)))
     metrics["row"]["fingerprint"] = "0" * 64
@@ -326,6 +333,32 @@ def test_a_merged_table_may_be_one_of_the_merged(tmp_path: Path) -> None:
     write_runs(table(row("b")), tmp_path / "new.csv")
     merge_runs([tmp_path / "all.csv", tmp_path / "new.csv"], tmp_path / "all.csv")
     assert list(read_runs(tmp_path / "all.csv")["cell"]) == ["a", "b"]
+
+
+def test_observations_come_from_the_table_whose_row_counts(study: Study, folder: Path, tmp_path: Path) -> None:
+    one, other = (name for name, cell in study.cells.items() if cell.spec.density < 1)
+    with_updates(folder, one)
+    collect_runs(folder / "cells.tsv", tmp_path / "first" / "runs.csv", so_far=True)
+    with_updates(folder, one, newborn="naive")  # trained again
+    with_updates(folder, other)
+    collect_runs(folder / "cells.tsv", tmp_path / "second" / "runs.csv")
+    tables = [tmp_path / name / "runs.csv" for name in ("first", "second")]
+    first = read_runs(tables[0])
+    write_runs(first[first["cell"] != other], tables[0])
+    merge_runs(tables, tables[0])
+    assert list(read_runs(tables[0])["cell"]) == sorted(study.cells)
+    for name, rows in ((TOPOLOGY, 2), (STABILITY, 4)):
+        merged = read_observations(tmp_path / "first" / name)
+        newborn = merged.groupby("cell")["newborn"].agg(list).to_dict()
+        assert newborn == {one: ["reset"] * rows, other: ["reset"] * rows}
+        order = merged["step" if name == TOPOLOGY else "offset"]
+        assert list(order[:rows]) == sorted(order[:rows])
+
+
+def test_tables_without_observations_merge_to_one_without(tmp_path: Path) -> None:
+    write_runs(table(row("a")), tmp_path / "all.csv")
+    merge_runs([tmp_path / "all.csv"], tmp_path / "new" / "all.csv")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["all.csv"]
 
 
 def test_merging_refuses_what_is_no_runs_table(tmp_path: Path) -> None:

@@ -108,6 +108,23 @@ def test_report(finished):
     assert 'src="http' not in report
 
 
+def test_law_and_figures_from_the_table_alone(finished, tmp_path):
+    """Without text and cells, as a committed table is rebuilt."""
+    folder = new_folder(tmp_path)
+    write_study(folder, {**STUDY, "corpus": {"source": "folder", "path": "nowhere"}})
+    (folder / "results/micro").mkdir(parents=True)
+    for name in ("runs.csv", "topology.csv"):
+        shutil.copy(finished[0] / "results/micro" / name, folder / "results/micro" / name)
+    assert "nowhere: there is no such folder" in snakemake(folder, "--dry-run", check=False).stderr
+    from_table = ("--config", "from_table=true")
+    assert set(planned(folder, *from_table)) == {"law", "summary", *(f"figure_{name}" for name in FIGURES)}
+    snakemake(folder, *from_table)
+    for name in ("law/law.json", "law/predictions.csv", "figures/isoloss.png"):
+        assert (folder / "results/micro" / name).read_bytes() == (finished[0] / "results/micro" / name).read_bytes()
+    wrong = snakemake(folder, "--config", "from_table=csv", check=False)
+    assert "from_table = csv: must be true or false" in wrong.stderr
+
+
 def test_nothing_to_do_twice(finished):
     folder, _ = finished
     assert planned(folder) == {}

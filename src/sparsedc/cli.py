@@ -74,14 +74,28 @@ def _show_warning(
 
 
 @study_app.command()
-def check(config: StudyFile) -> None:
-    """Validate a study file and every cell in it, without running anything."""
+def check(
+    config: StudyFile,
+    runs: Annotated[
+        Path | None, typer.Option(help="A runs table, to be compared with the specs of its cells; needs no text.")
+    ] = None,
+) -> None:
+    """Validate a study file and every cell in it, without running anything; or a runs table against it."""
+    from sparsedc.audit import audit
     from sparsedc.corpus.sources import watched_files
+    from sparsedc.runs import read_runs
 
     study = _load(config)
-    watched_files(study.config.corpus)  # raises where a folder is not there
     roles = [cell.role for cell in study.cells.values()]
-    print(f"{config}: {len(roles)} cells ({roles.count('fit')} fit, {roles.count('extrapolation')} extrapolation)")
+    if runs is None:
+        watched_files(study.config.corpus)  # raises where a folder is not there
+        print(f"{config}: {len(roles)} cells ({roles.count('fit')} fit, {roles.count('extrapolation')} extrapolation)")
+        return
+    found = audit(study, read_runs(runs))
+    print(f"{runs}: {found.done} of {len(roles)} cells, each as its spec says; {found.diverged} diverged")
+    if found.missing:
+        first, *others = found.missing
+        _tell(f"no row: {first}" + (f" and {len(others)} other cells" if others else ""))
 
 
 @study_app.command()
@@ -276,11 +290,12 @@ def evaluate(
 def collect(
     cells: Annotated[Path, typer.Argument(help="A study's cells.tsv; its cells lie in the folder cells beside it.")],
     out: Annotated[Path, typer.Argument(help="The runs table to write.")],
+    so_far: Annotated[bool, typer.Option("--so-far", help="Leave out cells that have no metrics yet.")] = False,
 ) -> None:
     """Collect the metrics of a study's cells into its runs table, and topology.csv and stability.csv beside it."""
     from sparsedc.collect import collect_runs
 
-    collect_runs(cells, out)
+    collect_runs(cells, out, so_far=so_far)
 
 
 @runs_app.command()
@@ -290,7 +305,7 @@ def merge(
     ],
     out: Out,
 ) -> None:
-    """Merge runs tables by cell."""
+    """Merge runs tables by cell, and topology.csv and stability.csv that lie beside them."""
     from sparsedc.collect import merge_runs
 
     merge_runs(tables, out)

@@ -12,10 +12,16 @@ from sparsedc.demand import (
     token_megabytes,
 )
 from sparsedc.errors import InputError
+from sparsedc.runs import planned
 from sparsedc.speed import Speed
 from sparsedc.study import Study
 from sparsedc.words import count_label
 
+#: Of the runs table, what is listed.
+PLANNED = (
+    "method", "size", "density", "unique_tokens", "epochs", "tokens", "steps", "seed", "lr",
+    "params_total", "params_maskable", "params_active", "flops_dense", "flops_sparse",
+)  # fmt: skip
 #: What a grid is thinned by.
 FACTORS = ("role", "size", "density", "unique_tokens", "epochs", "method", "seed")
 
@@ -34,26 +40,13 @@ def listing(study: Study, speed: Speed) -> pd.DataFrame:
     rows = []
     for cell in study.cells.values():
         spec = cell.spec
-        dense = spec.flops(sparse=False)
+        row = planned(spec)
         rows.append(
             {
                 "cell": cell.id,
                 "role": cell.role,
-                "method": spec.method,
-                "size": spec.size,
-                "density": spec.density,
-                "unique_tokens": spec.unique_tokens,
-                "epochs": spec.epochs,
-                "tokens": spec.tokens,
-                "steps": spec.steps,
-                "seed": spec.seed,
-                "lr": spec.training.lr,
-                "params_total": spec.counts.total,
-                "params_maskable": spec.counts.maskable,
-                "params_active": spec.counts.active(spec.active_maskable),
-                "flops_dense": dense,
-                "flops_sparse": spec.flops(sparse=True),
-                "hours": dense / (speed.at(spec.counts.total) * 1e12) / 3600,
+                **{column: row[column] for column in PLANNED},
+                "hours": row["flops_dense"] / (speed.at(spec.counts.total) * 1e12) / 3600,
                 "device_gb": device_megabytes(spec) / 1e3,
                 "least_device_gb": least_device_megabytes(spec) / 1e3,
                 "host_gb": host_megabytes(spec) / 1e3,

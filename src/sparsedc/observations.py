@@ -67,10 +67,10 @@ def observed(cell: str, metrics: dict[str, Any]) -> dict[str, list[dict[str, Any
     return {name: [{**of_cell, **row} for row in some] for name, some in rows.items()}
 
 
-def write_observations(name: str, rows: list[dict[str, Any]], folder: Path) -> None:
+def write_observations(name: str, table: pd.DataFrame, folder: Path) -> None:
     """Write one of the two tables, whole or not at all."""
     with whole(folder / name) as partial:
-        pd.DataFrame(rows, columns=list(COLUMNS[name])).astype(COLUMNS[name]).to_csv(partial, index=False)
+        table[list(COLUMNS[name])].astype(COLUMNS[name]).to_csv(partial, index=False)
 
 
 def read_observations(path: Path) -> pd.DataFrame:

@@ -5,11 +5,15 @@ imports no torch.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError
+
+if TYPE_CHECKING:
+    from sparsedc.spec import Spec
 
 #: Columns in order, with their pandas dtype. Units: losses in nats per token, `seconds` of training wall clock,
 #: FLOPs in total over the cell's training.
@@ -60,6 +64,32 @@ WHOLE = {column: "Int64" for column, dtype in COLUMNS.items() if dtype == "int64
 
 ROLES = ("fit", "extrapolation")
 STATUSES = ("ok", "diverged")
+
+
+def planned(spec: "Spec") -> dict[str, Any]:
+    """What a cell's spec says of its row, before anything is trained."""
+    return {
+        "method": spec.method,
+        "size": spec.size,
+        "density": spec.density,
+        "unique_tokens": spec.unique_tokens,
+        "epochs": spec.epochs,
+        "tokens": spec.tokens,
+        "seed": spec.seed,
+        "params_total": spec.counts.total,
+        "params_embedding": spec.counts.embedding,
+        "params_head": spec.counts.head,
+        "params_maskable": spec.counts.maskable,
+        "params_active": spec.counts.active(spec.active_maskable),
+        "params_active_mean": spec.counts.total - spec.counts.maskable + spec.active_maskable_mean,
+        "flops_dense": spec.flops(sparse=False),
+        "flops_sparse": spec.flops(sparse=True),
+        "lr": spec.training.lr,
+        "maskable_lr": spec.maskable_lr,
+        "weight_decay": spec.training.weight_decay,
+        "batch_tokens": spec.training.batch_tokens,
+        "steps": spec.steps,
+    }
 
 
 def read_runs(path: Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import torch
 
 from sparsedc.corpus.tokens import Tokens
 from sparsedc.evaluate import HeldOut
+from sparsedc.runs import planned
 from sparsedc.spec import fingerprint
 from sparsedc.train.trainer import RATIO_STEPS, Trainer
 
@@ -27,29 +28,12 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
     losses = trainer.losses[: trainer.step].double().cpu().numpy()
     last = losses[-max(1, spec.steps // 10) :]
     ok = evaluated is not None and math.isfinite(evaluated.loss)
-    active = spec.counts.active(trainer.engine.active or spec.counts.maskable)
     row = {
+        **planned(spec),
         "held_out": validation.sha256[:16],
-        "method": spec.method,
-        "size": spec.size,
-        "density": spec.density,
-        "unique_tokens": spec.unique_tokens,
-        "epochs": spec.epochs,
-        "tokens": trainer.step * spec.training.batch_tokens,
-        "seed": spec.seed,
-        "params_total": spec.counts.total,
-        "params_embedding": spec.counts.embedding,
-        "params_head": spec.counts.head,
-        "params_maskable": spec.counts.maskable,
-        "params_active": active,
-        "params_active_mean": spec.counts.total - spec.counts.maskable + spec.active_maskable_mean,
-        "flops_dense": spec.flops(sparse=False),
-        "flops_sparse": spec.flops(sparse=True),
-        "lr": spec.training.lr,
-        "maskable_lr": spec.maskable_lr,
-        "weight_decay": spec.training.weight_decay,
-        "batch_tokens": spec.training.batch_tokens,
+        "tokens": trainer.step * spec.training.batch_tokens,  # of a cell that diverged, fewer than planned
         "steps": trainer.step,
+        "params_active": spec.counts.active(trainer.engine.active or spec.counts.maskable),
         "val_loss": evaluated.loss if ok and evaluated else None,
         "val_loss_se": evaluated.standard_error if ok and evaluated else None,
         "train_loss": float(last.mean()) if ok else None,  # mean over the last tenth of the steps
