@@ -115,7 +115,7 @@ def test_law_and_figures_from_the_table_alone(finished, tmp_path):
     (folder / "results/micro").mkdir(parents=True)
     for name in ("runs.csv", "topology.csv"):
         shutil.copy(finished[0] / "results/micro" / name, folder / "results/micro" / name)
-    assert "nowhere: there is no such folder" in snakemake(folder, "--dry-run", check=False).stderr
+    assert "nowhere: there is no such folder" in snakemake(folder, "--dry-run", check=False).stdout
     from_table = ("--config", "from_table=true")
     assert set(planned(folder, *from_table)) == {"law", "summary", *(f"figure_{name}" for name in FIGURES)}
     snakemake(folder, *from_table)
