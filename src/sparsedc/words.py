@@ -9,7 +9,12 @@ if TYPE_CHECKING:
 
 def law_label(fit: "Fit") -> str:
     """The form and what is known of the fit."""
-    return f"Law: {fit.form} ({fit.status}{'' if fit.usable else ': these numbers are not to be used'})"
+    return f"Law: {fit.form} ({status_label(fit)}{'' if fit.usable else ': these numbers are not to be used'})"
+
+
+def status_label(fit: "Fit") -> str:
+    """What is known of the fit: its status, and which parameters are no estimates where it is "at bound"."""
+    return f"{fit.status}: {', '.join(fit.at_bound)}" if fit.status == "at bound" else fit.status
 
 
 def density_label(density: float) -> str:

@@ -13,7 +13,6 @@ from matplotlib.text import Text
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES, get_figure, isoflop, isoloss, optimal_density, style
 from sparsedc.figures.isoloss import densities_shown
-from sparsedc.figures.loss_by_epochs import dodge
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study
 from sparsedc.runs import read_runs, write_runs
@@ -82,7 +81,7 @@ def test_what_the_law_says_is_drawn_for_every_form(form, simulate, quick):
     assert all(form in text for text in said.values())
     knows_density = form not in ("chinchilla", "gadre", "muennighoff", "overfit")
     assert ("no density is best" in said["optimal_density"]) == (not knows_density)
-    assert ("has no R_D*(s)" in said["density_factor"]) == (form in ("chinchilla", "gadre", "frantar", "overfit"))
+    assert ("has no f(s)" in said["density_factor"]) == (form in ("chinchilla", "gadre"))
     fresh = form in ("chinchilla", "gadre", "frantar")
     assert ("takes repeated tokens for fresh ones" in said["isoflop"]) == fresh
     assert ("★" in said["isoloss"]) == (not fresh)
@@ -175,6 +174,15 @@ def test_an_unusable_law_is_called_so(simulate):
         assert "not to be used" not in words(plotted(name, runs, fit))
 
 
+def test_a_law_at_a_bound_names_what_is_no_estimate(simulate, quick):
+    runs = simulate(unique_tokens=[32_768])
+    fit = known_fit("sparse", runs)
+    bound = type(fit)(**{**vars(fit), "status": "at bound", "at_bound": ("E", "mu")})
+    others = {"topology", "stability", "repetition"}
+    for name in set(FIGURES) - others:
+        assert "at bound: E, mu" in words(plotted(name, runs, bound))
+
+
 def test_bands_are_there_where_the_fit_has_draws(simulate, quick):
     runs = simulate(unique_tokens=[262_144])
     for name in ("loss_by_epochs", "density_factor", "isoflop", "optimal_density"):
@@ -186,11 +194,11 @@ def test_bands_are_there_where_the_fit_has_draws(simulate, quick):
 
 
 def test_dodged_points_stay_centred_and_nearer_to_their_own_epochs_than_to_others():
-    shifts = np.log2(list(dodge([1.0, 0.5, 0.25, 0.125], np.array([1, 1.5, 4, 64])).values()))
+    shifts = np.log2(list(style.dodge([1.0, 0.5, 0.25, 0.125], np.array([1, 1.5, 4, 64])).values()))
     assert np.isclose(shifts.sum(), 0)
     assert (np.diff(shifts) > 0).all()
     assert np.ptp(shifts) < np.log2(1.5)
-    assert dodge([1.0], np.array([1, 2])) == {1.0: 1.0}
+    assert style.dodge([1.0], np.array([1, 2])) == {1.0: 1.0}
 
 
 def test_isoloss_shows_the_density_that_was_tested_on_larger_models(tiny):

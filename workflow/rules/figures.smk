@@ -13,6 +13,7 @@ for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: 
         input:
             runs=f"{RESULTS}/runs.csv",
             law=f"{RESULTS}/law/law.json",
+            selection=f"{RESULTS}/law/selection.json",
         output:
             report(
                 f"{RESULTS}/figures/{FIGURE}.svg",

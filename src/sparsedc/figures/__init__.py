@@ -1,8 +1,8 @@
 """Figures: one module each, drawn from a runs table and a fitted law, or from a table of topology updates.
 
-A figure's module has `plot(runs, fit, budgets)`, which returns a Matplotlib figure; that of an `OBSERVED` one
-`plot(runs, table)`. Adding one is adding its module here, its caption in workflow/report/, and its name and title to
-`FIGURES`.
+A figure's module has `plot(runs, fit, budgets)`, which returns a Matplotlib figure; that of a `COMPARING` one takes all
+fits for one, and that of an `OBSERVED` one is `plot(runs, table)`. Adding one is adding its module here, its caption in
+workflow/report/, and its name and title to `FIGURES`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 FIGURES = {
     "loss_by_epochs": "Loss by epochs: what was measured",
     "prediction_vs_truth": "Prediction vs truth: how far to trust the law",
-    "isoloss": "IsoLoss: what the law says of size and epochs",
+    "residuals": "Residuals: what the law leaves unexplained",
+    "isoloss": "IsoLoss: measured and predicted loss by size and epochs",
     "isoflop": "IsoFLOP: how to spend a compute budget",
     "optimal_density": "Optimal density: how sparse, and what it saves",
     "density_factor": "Density factor: how sparsity enters the law",
+    "repetition": "Repetition: what a repeat and an excess parameter are worth",
     "topology": "Topology: what the updates explored and replaced",
     "stability": "Stability: what the updates did to the loss",
 }
@@ -30,6 +32,8 @@ FIGURES = {
 MEASURED = frozenset({"loss_by_epochs"})
 #: Those of topology updates: each is drawn from the table of its name beside the runs table, and needs no law.
 OBSERVED = frozenset({"topology", "stability"})
+#: Those that show all forms that were fitted, the chosen one first.
+COMPARING = frozenset({"repetition"})
 
 
 class Draw(Protocol):
@@ -74,7 +78,8 @@ def get_figure(name: str) -> Draw:
         elif law is None:
             raise InputError("law", "(absent)", f"{name} shows a law", "Name the folder that `law compare` wrote.")
         else:
-            figure = plot(style.read_finished(runs), style.read_fit(law), tuple(unique_tokens))
+            read = style.read_fits if name in COMPARING else style.read_fit
+            figure = plot(style.read_finished(runs), read(law), tuple(unique_tokens))
         style.save(figure, out_stem)
 
     return draw

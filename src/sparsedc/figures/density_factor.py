@@ -1,4 +1,4 @@
-"""How density enters the law: its factor f(s) on the model-size term, and R_D*(s) and R_N*(s)."""
+"""How density enters the law: its factor f(s) on the model-size term."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,42 +14,34 @@ from sparsedc.law.fit import Fit
 from sparsedc.law.forms import DataConstrained, Floats, Frantar, Unlimited, get_form
 from sparsedc.words import law_label
 
-_PANELS = (
-    ("f(s)", "Density factor $f(s)$"),
-    ("R_D*(s)", "Repeats worth having, $R_D^*(s)$"),
-    ("R_N*(s)", "Excess parameters worth having, $R_N^*(s)$"),
-)
-
 
 def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
-    """One panel a function of density, dashed beyond the fitted densities, with a band where there is a bootstrap."""
+    """f(s), dashed beyond the fitted densities, with a band where there is a bootstrap."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    if "f(s)" not in functions(fit.form, fit.parameters, np.ones(1)):
+        style.notice(axes, f"The form {fit.form}\nhas no f(s)")
+        return figure
     measured = scope.densities(runs, 99)
     lowest = (fit.ranges or {}).get("s", (min(measured), 1.0))[0]
     s = np.geomspace(min(lowest, 0.5) / 2, 1.0, 241)
     fitted = s >= lowest * (1 - 1e-6)
-    values = functions(fit.form, fit.parameters, s)
-    draws = {name: np.array(drawn)[:, None] for name, drawn in (fit.draws or {}).items()}
-    spread = functions(fit.form, draws, s) if draws else {}
-
-    figure, panels = plt.subplots(1, 3, figsize=(10.4, 3.7), layout="constrained")
-    for axes, (name, title) in zip(panels, _PANELS, strict=True):
-        axes.set_title(title)
-        if name not in values:
-            style.notice(axes, f"The form {fit.form}\nhas no {name}")
-            continue
-        band = np.quantile(spread[name], _tails(fit), axis=0) if name in spread else None
-        if band is not None:
-            axes.fill_between(s, *band, color=style.PALETTE[1], alpha=0.18, linewidth=0)
-        for rival in fit.rivals:
-            other = functions(fit.form, rival["parameters"], s)[name]
-            axes.plot(s, other, color="#999999", linewidth=0.9, linestyle=":")
-        style.plot_solid_inside(axes, s, values[name], fitted, color=style.PALETTE[1], linewidth=1.8)
-        at = functions(fit.form, fit.parameters, np.array(measured))[name]
-        axes.plot(measured, at, "o", color=style.PALETTE[1], markersize=4)
-        style.density_axis(axes, s[0])
-        axes.set_xlabel("Density s")
-        _limit(axes, values[name], band)
-    figure.suptitle(_title(fit, bool(spread)), fontsize=9.5)
+    values = functions(fit.form, fit.parameters, s)["f(s)"]
+    band = None
+    if fit.draws:
+        draws = {name: np.array(drawn)[:, None] for name, drawn in fit.draws.items()}
+        band = np.quantile(functions(fit.form, draws, s)["f(s)"], _tails(fit), axis=0)
+        axes.fill_between(s, *band, color=style.PALETTE[1], alpha=0.18, linewidth=0)
+    for rival in fit.rivals:
+        other = functions(fit.form, rival["parameters"], s)["f(s)"]
+        axes.plot(s, other, color="#999999", linewidth=0.9, linestyle=":")
+    style.plot_solid_inside(axes, s, values, fitted, color=style.PALETTE[1], linewidth=1.8)
+    at = functions(fit.form, fit.parameters, np.array(measured))["f(s)"]
+    axes.plot(measured, at, "o", color=style.PALETTE[1], markersize=4)
+    style.density_axis(axes, s[0])
+    axes.set_xlabel("Density s")
+    axes.set_ylabel("Density factor $f(s)$")
+    _limit(axes, values, band)
+    figure.suptitle(_title(fit, band is not None), fontsize=9.5)
     return figure
 
 

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
 from sparsedc.law.fit import Fit, design_of
-from sparsedc.words import count_label, density_label
+from sparsedc.words import count_label, density_label, status_label
 
-MOST_ROWS, MOST_COLUMNS = 4, 4
+MOST_ROWS, MOST_COLUMNS = 5, 4
 
 
 def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
@@ -29,8 +29,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
 
     # Sizes and budgets of extrapolation cells alone would be nearly empty panels: prediction_vs_truth shows those.
     grid_cells = table[table["role"] == "fit"] if (table["role"] == "fit").any() else table
-    dense_N = grid_cells["params_active"] / grid_cells["density"]
-    sizes: list[str] = grid_cells.assign(dense_N=dense_N).groupby("size")["dense_N"].min().sort_values().index.tolist()
+    sizes = style.sizes(grid_cells)
     chosen = [sizes[int(i)] for i in style.spread_over(list(range(len(sizes))), MOST_ROWS)]
     budgets = sorted(grid_cells["unique_tokens"].unique())
     shown = style.spread_over(budgets, MOST_COLUMNS)
@@ -45,7 +44,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         layout="constrained",
     )
     epochs = np.geomspace(table["epochs"].min(), table["epochs"].max(), 60)
-    shifts = dodge(list(colours), table["epochs"].to_numpy())
+    shifts = style.dodge(list(colours), table["epochs"].to_numpy())
     for row, size in enumerate(chosen):
         for column, budget in enumerate(shown):
             axes = grid[row, column]
@@ -73,24 +72,13 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         if len(part) < len(whole)
     ]
     title = "Points: measured." + ("\n" if len(shown) < 3 else " ")
-    title += f"Lines: the law ({fit.form}, {fit.status}),\ndashed beyond measured epochs"
+    title += f"Lines: the law ({fit.form}, {status_label(fit)}),\ndashed beyond measured epochs"
     if fit.draws:
         title += f"; bands: {100 * (fit.level or 0.95):.0f} % of its refits"
     if omitted:
         title += f"\nShown: {' and '.join(omitted)}"
     figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
     return figure
-
-
-def dodge(densities: list[float], epochs: np.ndarray) -> dict[float, float]:
-    """Density → factor on epochs that keeps its points clear of the others'; the factors' geometric mean is 1.
-
-    All of them fill at most 60 % of the narrowest gap between measured epochs.
-    """
-    at = np.log2(np.unique(epochs))
-    width = min(0.12 * (at[-1] - at[0]), 0.6 * np.diff(at).min()) if len(at) > 1 else 0.1
-    places = np.linspace(-width / 2, width / 2, len(densities)) if len(densities) > 1 else np.zeros(1)
-    return dict(zip(densities, (2.0**places).tolist(), strict=True))
 
 
 def _panel(
