@@ -1,7 +1,10 @@
 """The numbers in the figures, against brute force over the law written down once more, and what is published."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import same_color
+from matplotlib.contour import QuadContourSet
 from scipy.optimize import minimize_scalar
 
 from sparsedc.figures import isoflop, isoloss, optimal_density, scope, style
@@ -86,6 +89,83 @@ def test_frontier_of_the_isoloss_figure():
         one_epoch = np.interp(1.0, found.fresh_epochs, found.fresh_size)
         epochs, _ = plain_best(6 * one_epoch * U, s)
         assert epochs == pytest.approx(1.0, rel=2e-2)
+
+
+def test_measured_surface_is_the_measured_loss_at_cells_and_between_them_their_mean():
+    cells = pd.DataFrame(
+        {
+            "role": ["fit"] * 7 + ["extrapolation"],
+            "N": [1e6, 4e6, 1e6, 4e6, 4e6, 1e6, 4e6, 16e6],
+            "epochs": [1, 1, 4, 4, 4, 16, 16, 4],
+            "val_loss": [4.0, 3.6, 3.5, 3.0, 3.2, 3.4, 3.3, 9.0],
+        }
+    )
+    N, epochs = np.array([0.5e6, 1e6, 2e6, 4e6, 8e6]), np.array([0.5, 1, 2, 4, 16, 32])
+    found = isoloss.measured_surface(cells, N, epochs)
+    nan = np.nan
+    expected = [
+        [nan] * 5,
+        [nan, 4.0, 3.8, 3.6, nan],
+        [nan, 3.75, 3.55, 3.35, nan],
+        [nan, 3.5, 3.3, 3.1, nan],  # two runs of one size: their mean
+        [nan, 3.4, 3.35, 3.3, nan],
+        [nan] * 5,
+    ]
+    assert np.allclose(found, expected, equal_nan=True)
+    assert np.isnan(isoloss.measured_surface(cells[cells["epochs"] == 1], N, epochs)).all()
+    gap = isoloss.measured_surface(cells.drop(index=[3, 4]), N, epochs)  # the larger model at 4 epochs
+    assert gap[3, 3] == pytest.approx((3.6 + 3.3) / 2)
+    assert gap[3, 1] == pytest.approx(3.5)
+
+
+def test_measured_contours_are_where_the_law_says_if_the_law_is_right(simulate):
+    """Under a law that the losses follow, and on a grid so fine that what is between cells hardly matters."""
+    runs = simulate("power", noise=0.0, body=[50_000 * 2 ** (i / 3) for i in range(10)], unique_tokens=[262_144],
+                    epochs=[1, 1.5, 2, 3, 4, 6, 8], densities=[1.0, 0.5])  # fmt: skip
+    fit = known_fit("power", runs)
+    figure = plotted("isoloss", runs, fit)
+    for axes, s in zip(figure.axes[:2], (1.0, 0.5), strict=True):
+        contours = [each for each in axes.collections if isinstance(each, QuadContourSet) and not each.filled]
+        (measured,) = [each for each in contours if same_color(each.get_edgecolor()[0], isoloss.MEASURED)]
+        assert len(measured.levels) > 1
+        for level, path in zip(measured.levels, measured.get_paths(), strict=True):
+            N, epochs = path.vertices.T
+            assert np.allclose(fit.predict(N, 262_144, 262_144 * epochs, s), level, atol=0.01)
+    said = words(figure)
+    assert "measured loss" in said
+    _, published = published_study()
+    assert "measured loss" not in words(plotted("isoloss", published, published_fit(), [U]))
+
+
+def test_isoflop_curves_begin_at_the_least_compute_that_was_run(simulate):
+    runs = simulate()
+    fit = known_fit("sparse", runs)
+    low, high = isoflop.compute_range(runs, fit, 262_144)
+    least, most = scope.compute_budgets(fit, 262_144, 2)
+    assert high == most
+    assert low == pytest.approx(max(least, 6 * 50_000 * 0.25 * 262_144), rel=0.02)
+    _, published = published_study()
+    assert isoflop.compute_range(published, published_fit(), U) == tuple(scope.compute_budgets(published_fit(), U, 2))
+
+
+def test_isoflop_panels_hold_every_cell(simulate):
+    runs = simulate()
+    figure = plotted("isoflop", runs, known_fit("sparse", runs))
+    low, high = figure.axes[0].get_ylim()
+    shown = runs[runs["unique_tokens"] == 262_144]["val_loss"]
+    assert low < shown.min()
+    assert high > shown.max()
+    style.plt.close(figure)
+
+
+def test_savings_are_pale_where_the_dense_model_is_beyond_the_fitted_runs():
+    fit = published_fit()
+    flops = 2.76e20 * np.array([0.01, 1.0, 10.0])
+    inside = optimal_density.dense_inside(fit, U, flops)
+    for C, is_inside in zip(flops, inside, strict=True):
+        best = best_allocation(fit, U, C, ACTIVE, Limits.of(fit, density=1.0))
+        assert is_inside == (not fit.outside(best.N, U, best.tokens, 1.0))
+    assert 0 < inside.sum() < 3
 
 
 def test_star_of_a_measured_study_is_named_even_where_it_is_off_the_panel(simulate):

@@ -41,7 +41,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     """One column a density, one row an accounting of compute, all at one budget of unique tokens."""
     U = scope.main_budget(runs, budgets)
     densities = scope.densities(runs, MOST_DENSITIES)
-    flops = scope.compute_budgets(fit, U, CURVES)
+    flops = np.geomspace(*compute_range(runs, fit, U), CURVES)
     norm = LogNorm(flops[0], flops[-1])
     figure, panels = plt.subplots(
         2,
@@ -52,19 +52,20 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         squeeze=False,
         layout="constrained",
     )
-    highest, lowest = -np.inf, np.inf
+    cells = runs[(runs["unique_tokens"] == U) & runs["density"].isin(densities)]
+    losses = cells["val_loss"].tolist()  # that the panels have room for
     for row, (compute, words) in zip(panels, scope.ACCOUNTINGS.items(), strict=True):
         row[0].set_ylabel(f"{words.partition(':')[0].capitalize()} compute\nHeld-out loss (nats per token)")
         for axes, s in zip(row, densities, strict=True):
             curves = isoflop_curves(fit, U, s, flops, compute)
             _panel(axes, fit, U, s, curves, norm)
             _measured(axes, runs, fit, U, s, compute, norm)
-            highest = max(highest, curves[0].best.loss)
-            lowest = min(lowest, *(curve.loss.min() for curve in curves), *(curve.best.loss for curve in curves))
+            if compute.zeros_free:  # where zeros are multiplied, the least compute buys very little
+                losses += [loss for curve in curves for loss in (curve.loss.min(), curve.best.loss)]
             style.epoch_axis(axes, axes.xaxis, 2.0 ** np.arange(0, 11, 2 if curves[0].epochs[-1] > 80 else 1))
             axes.set_xlim(FEWEST_EPOCHS, curves[0].epochs[-1])
-    spread = highest - lowest or 0.1
-    panels[0, 0].set_ylim(lowest - 0.2 * spread, highest + 0.2 * spread)
+    spread = max(losses) - min(losses) or 0.1
+    panels[0, 0].set_ylim(min(losses) - 0.25 * spread, max(losses) + 0.1 * spread)  # words stand below
     for axes, s in zip(panels[0], densities, strict=True):
         axes.set_title(f"density {density_label(s)}")
     figure.supxlabel("Epochs over the unique tokens", fontsize=10)
@@ -85,6 +86,16 @@ def _title(fit: Fit, U: float) -> str:
             "Star: the cheapest run within 0.01 nats of it"
         )
     return f"{title}This form takes repeated tokens for fresh ones: dots go no further than the epochs that were run"
+
+
+def compute_range(runs: pd.DataFrame, fit: Fit, U: float) -> tuple[float, float]:
+    """The least and the most compute of the curves: no less than any fit cell of that budget took, zeros for free."""
+    least, most = scope.compute_budgets(fit, U, 2)
+    cells = runs[(runs["role"] == "fit") & (runs["unique_tokens"] == U)]
+    if len(cells):
+        taken = float((6 * count_params(cells, fit.params) * cells["tokens"].to_numpy()).min())
+        least = max(least, min(taken, most / 10))
+    return float(least), float(most)
 
 
 def isoflop_curves(fit: Fit, U: float, s: float, flops: Floats, compute: Compute) -> list[Curve]:

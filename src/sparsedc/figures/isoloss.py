@@ -1,4 +1,4 @@
-"""IsoLoss contours: predicted loss over model size and epochs at one budget, dense beside a sparser density."""
+"""IsoLoss contours, measured and predicted, over size and epochs at one budget: dense beside a sparser density."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from sparsedc.words import count_label, density_label, law_label
 #: mostly less than one, where there is nothing to choose
 BEYOND, BELOW_EPOCHS = 1.6, 1.15
 POINTS = 81  # of a frontier
+MEASURED = "#FFB000"  # contours; the law's are white
 #: without fit cells: sizes in multiples of the model whose one-epoch optimum the budget is, and epochs
 LAW_SIZES, LAW_EPOCHS = (0.5, 100.0), (0.8, 64.0)
 _PARAMETERS = {
@@ -69,7 +70,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     figure, panels = plt.subplots(
         1,
         len(densities),
-        figsize=(1.6 + 4.1 * len(densities), 4.9),
+        figsize=(1.6 + 4.1 * len(densities), 4.9 + 0.7 * (len(densities) == 1)),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -106,11 +107,22 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         axes.set_xlabel(_PARAMETERS[fit.params], fontsize=9)
         axes.grid(False)
         _frontier(axes, best, N_range, epoch_range)
-        _label(axes, lines, np.vstack([means[["N", "epochs"]].to_numpy(), _drawn(best, N_range, epoch_range)]))
+        taken = np.vstack([means[["N", "epochs"]].to_numpy(), _drawn(best, N_range, epoch_range)])
+        between = measured_surface(cells, N[0], epochs[:, 0])
+        crossing = [level for level in levels[::2] if (between < level).any() and (between > level).any()]
+        if crossing:
+            look = {"colors": MEASURED, "linewidths": 1.5, "linestyles": "--"}
+            observed = axes.contour(N, epochs, between, levels=crossing, **look)
+            crossed = np.vstack([taken, *(path.vertices for path in observed.get_paths())])
+            _label(axes, observed, np.vstack([taken, _label(axes, lines, crossed, 2)]), 1)
+        else:
+            _label(axes, lines, taken, 2)
     figure.colorbar(filled, ax=list(panels.flat), label="Held-out loss (nats per token)", fraction=0.05)
     panels[0, 0].set_ylabel("Epochs over the unique tokens")
     figure.suptitle(f"U = {count_label(U)} unique tokens. {law_label(fit)}", fontsize=9.5)
-    figure.legend(handles=_handles(table, frontiers), loc="outside lower center", ncols=2, fontsize=8.5)
+    figure.legend(
+        handles=_handles(table, frontiers), loc="outside lower center", ncols=min(len(densities), 2), fontsize=8.5
+    )
     return figure
 
 
@@ -132,6 +144,26 @@ def frontier(fit: Fit, U: float, s: float) -> Frontier:
 
 
 _ACTIVE = Compute(zeros_free=True)
+
+
+def measured_surface(cells: pd.DataFrame, N: Floats, epochs: Floats) -> Floats:
+    """Loss between fit cells, without any law: linear in ln N from size to size, then in ln epochs.
+
+    Returns:
+        Of each of m epochs and n sizes, (m, n); NaN where no cells lie on both sides.
+    """
+    fitted = cells[cells["role"] == "fit"]
+    at = np.sort(fitted["epochs"].unique())
+    losses = np.full((len(at), len(N)), np.nan)
+    for row, passes in zip(losses, at, strict=True):
+        sizes = fitted[fitted["epochs"] == passes].groupby("N")["val_loss"].mean()
+        row[:] = np.interp(np.log(N), np.log(sizes.index.to_numpy()), sizes, left=np.nan, right=np.nan)
+    surface = np.full((len(epochs), len(N)), np.nan)
+    for column, loss in zip(surface.T, losses.T, strict=True):
+        known = np.isfinite(loss)
+        if known.sum() > 1:
+            column[:] = np.interp(np.log(epochs), np.log(at[known]), loss[known], left=np.nan, right=np.nan)
+    return surface
 
 
 def _law_range(fit: Fit, U: float) -> tuple[float, float]:
@@ -200,7 +232,13 @@ def _optimum(best: Frontier) -> str:
 def _handles(table: pd.DataFrame, frontiers: list[Frontier]) -> list[Line2D]:
     fresh = all(best.fresh_size is None for best in frontiers)  # then the law would go on with epochs for ever
     label = f"best size and epochs{' (no more than were run)' if fresh else ''} for each compute"
-    handles = [Line2D([], [], color="black", linewidth=1.7, label=label)]
+    best = Line2D([], [], color="black", linewidth=1.7, label=label)
+    stroke = [withStroke(linewidth=2.4, foreground="#777777")]
+    predicted = Line2D(
+        [], [], color="white", linewidth=1.0, path_effects=stroke, label="predicted loss, as the colours"
+    )
+    measured = Line2D([], [], color=MEASURED, linewidth=1.5, linestyle="--", label="measured loss, between fit cells")
+    handles = [predicted, *([measured] if (table["role"] == "fit").any() else []), best]
     if not fresh:
         label = "the same if every token were fresh (dot: one epoch)"
         handles.append(Line2D([], [], color="black", linestyle=":", linewidth=1.1, marker="o", label=label))
@@ -240,16 +278,19 @@ def _range(values: pd.Series, below: float) -> tuple[float, float]:
     return float(values.min()) / below, float(values.max()) * BEYOND
 
 
-def _label(axes: Axes, lines: QuadContourSet, taken: np.ndarray) -> None:
-    """Label every second contour where it is farthest from measured points, other labels and the frame.
+def _label(axes: Axes, lines: QuadContourSet, taken: Floats, every: int) -> Floats:
+    """Label every so many contours where each is farthest from what is taken, other labels and the frame.
 
     Args:
-        taken: x, y of the measured points, (n, 2), in data coordinates.
+        taken: x, y of what labels keep away from, (n, 2), in data coordinates.
+
+    Returns:
+        x, y of the labels, likewise.
     """
     to_panel = axes.transData + axes.transAxes.inverted()
     obstacles = to_panel.transform(taken)
     places: list[tuple[float, float]] = []
-    for path in lines.get_paths()[::2]:
+    for path in lines.get_paths()[::every]:
         vertices = np.asarray(path.vertices)
         if not len(vertices):
             continue
@@ -265,6 +306,7 @@ def _label(axes: Axes, lines: QuadContourSet, taken: np.ndarray) -> None:
         labels = axes.clabel(lines, fontsize=7.5, fmt="%.4g", manual=places)
         for label in labels:
             label.set_path_effects([withStroke(linewidth=1.6, foreground="#333333")])
+    return np.array(places).reshape(-1, 2)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -115,6 +115,13 @@ def factors(fit: Fit, U: float, compute: Compute, flops: Floats) -> Floats:
     return np.maximum(flops / np.exp(cheapest), 1.0)  # the dense model is among the others
 
 
+def dense_inside(fit: Fit, U: float, flops: Floats) -> npt.NDArray[np.bool_]:
+    """Whether the best dense model of each compute lies in the fitted ranges, (n,)."""
+    limits = Limits.of(fit, density=1.0)
+    dense = [best_allocation(fit, U, C, ACTIVE, limits, draws=0) for C in flops]
+    return scope.within(fit, [a.N for a in dense], U, [a.tokens for a in dense], 1.0)
+
+
 def ultimate(fit: Fit, U: float, s: float | None = None) -> LowestLoss | None:
     """The lowest loss that any compute buys, at density s or at the best one; None where loss falls for ever."""
     try:
@@ -197,7 +204,8 @@ def _saving_panel(axes: Axes, fit: Fit, U: float, savings: dict[Compute, Saving 
             continue
         flops = SAVINGS * saved.dense.flops
         along = factors(fit, U, compute, flops)
-        axes.plot(flops, along, color=colour, linestyle=dash)
+        axes.plot(flops, along, color=colour, linestyle=dash, alpha=0.4)
+        axes.plot(flops, np.where(dense_inside(fit, U, flops), along, np.nan), color=colour, linestyle=dash)
         most = max(most, float(np.nanmax(along, initial=saved.factor)))
         at, factor = saved.dense.flops, saved.factor
         if saved.interval:
@@ -241,7 +249,7 @@ def _handles(fit: Fit) -> list[Line2D]:
     return [
         *handles,
         mark(EQUAL, "D", 7, "the same loss with the least active compute"),
-        Line2D([], [], color=EQUAL, label="below: saved if zeros cost nothing"),
+        Line2D([], [], color=EQUAL, label="below: saved if zeros cost nothing; pale beyond the fitted runs"),
         Line2D([], [], color=DENSE, linestyle=(0, (5, 1.5)), label="below: saved if zeros are multiplied"),
     ]
 
