@@ -65,7 +65,7 @@ def write_study(folder, runs, form="sparse", draws=0):
     """runs.csv, the two tables beside it and law/ in `folder`, as the workflow leaves them."""
     write_runs(runs, folder / "runs.csv")
     for name, table in made_up(runs[runs["density"] < 1]).items():
-        write_observations(name, table.to_dict("records"), folder)
+        write_observations(name, table, folder)
     fit = known_fit(form, runs, draws)
     held_out = runs[(runs["role"] == "extrapolation") & (runs["status"] == "ok")]
     observed = held_out["val_loss"].to_numpy()
