@@ -96,6 +96,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/runs.csv",
+        [] if PUBLISHED else f"{RESULTS}/contrasts.csv",
         f"{RESULTS}/law/law.json",
         f"{RESULTS}/summary.html",
         expand(f"{RESULTS}/figures/{{figure}}.{{suffix}}", figure=DRAWN, suffix=["svg", "png"]),

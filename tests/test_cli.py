@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from measured import noisy, table
+from measured import run as measured
 from sparsedc.cli import main
+from sparsedc.contrasts import read_contrasts
 from sparsedc.errors import InputError
-from sparsedc.runs import read_runs
+from sparsedc.runs import read_runs, write_runs
 from sparsedc.spec import read_spec
 from sparsedc.study import load_study
 
@@ -153,6 +156,48 @@ def test_other_commands_too(
         assert str(none) in capsys.readouterr().err
 
 
+def test_contrast_tells_and_writes_who_was_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single, several, out = tmp_path / "single.csv", tmp_path / "several.csv", tmp_path / "new" / "contrasts.csv"
+    write_runs(table(measured(4.0), measured(3.9, density=0.5)), single)
+    write_runs(table(*noisy(4)), several)
+    assert run("runs", "contrast", single, "--out", out, monkeypatch=monkeypatch) == 0
+    said, err = capsys.readouterr()
+    assert err == ""
+    assert said.startswith("No verdicts: no configuration was run with several seeds")
+    assert "equal total parameters         1M             1 of 1\n" in said
+    assert "Density of the lowest loss" in said
+    assert set(read_contrasts(out)["verdict"]) == {"undecided"}
+    assert (out.parent / "optima.csv").read_text().count("\n") == 2
+    assert run("runs", "contrast", single, "--noise-of", several, monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Noise between seeds 0.0100 nats (SD), 4 degrees of freedom; at most 5% of")
+    assert "equal total parameters         1M             1 / 0 / 0\n" in said
+
+
+def test_contrast_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single, none = tmp_path / "single.csv", tmp_path / "none.csv"
+    write_runs(table(measured(4.0), measured(3.9, density=0.5)), single)
+    for arguments, message in (
+        ([none], f"runs table = {none}: no such file. "),
+        ([single, "--noise-of", none], f"runs table = {none}: no such file. "),
+        ([single, "--columns", "val_loss=x"], "columns = val_loss=x: "),
+        (
+            [single, "--noise-of", single],
+            f"noise-of = {single}: no configuration was run with several seeds. Name a table with several seeds",
+        ),
+    ):
+        assert run("runs", "contrast", *arguments, "--out", tmp_path / "out.csv", monkeypatch=monkeypatch) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out.csv").exists()
+
+
 def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("study", "chekc", monkeypatch=monkeypatch) == 2
     assert "chekc" in capsys.readouterr().err
@@ -175,7 +220,10 @@ def test_long_values_are_cut_in_messages() -> None:
 
 @pytest.mark.parametrize(
     "modules",
-    ["sparsedc.cli, sparsedc.study, sparsedc.law.select, sparsedc.collect, sparsedc.listing, sparsedc.figures"],
+    [
+        "sparsedc.cli, sparsedc.study, sparsedc.law.select, sparsedc.collect, sparsedc.listing, sparsedc.optima, "
+        "sparsedc.figures"
+    ],
 )
 def test_what_needs_no_torch_imports_none(modules: str) -> None:
     program = f"import sys, {modules}; print(sorted({{'torch', 'transformers', 'datasets'}} & sys.modules.keys()))"

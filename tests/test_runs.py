@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sparsedc import contrasts, optima
 from sparsedc.collect import collect_runs, merge_runs
 from sparsedc.errors import InputError
 from sparsedc.listing import listing
@@ -116,6 +117,8 @@ def test_every_column_is_documented_in_order() -> None:
     assert documented("# The runs table") == list(COLUMNS)
     assert documented("## topology.csv") == list(OBSERVATIONS[TOPOLOGY])
     assert documented("## stability.csv") == list(OBSERVATIONS[STABILITY])
+    assert documented("## contrasts.csv") == list(contrasts.COLUMNS)
+    assert documented("## optima.csv") == list(optima.COLUMNS)
 
 
 def documented(heading: str) -> list[str]:

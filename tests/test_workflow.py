@@ -39,6 +39,8 @@ STUDY = {
 }
 
 FIGURES = drawn(cell.spec for cell in load_study(STUDY).cells.values())
+#: rules that follow the runs table → how often
+FROM_RUNS = {"law": 1, "contrasts": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,15 @@ def test_from_text_to_law(finished):
     for figure in FIGURES:
         assert (results / f"figures/{figure}.png").stat().st_size > 5000
         assert (results / f"figures/{figure}.svg").stat().st_size > 5000
-    assert "topology" in FIGURES
+    with (results / "contrasts.csv").open() as lines:
+        contrasts = list(csv.DictReader(lines))
+    # The diverged cell, the only one of its method, is in none; the larger model has no dense one of its size.
+    assert {row["method"] for row in contrasts} == {"rigl"}
+    assert sum(row["comparison"] == "equal_total" and row["difference"] != "" for row in contrasts) == 8
+    assert {row["verdict"] for row in contrasts} == {"undecided"}  # one seed
+    assert (results / "optima.csv").read_text().count("density,") > 1
+    assert "Sparse against dense, equal total parameters" in (results / "summary.html").read_text()
+    assert {"topology", "contrasts"} <= set(FIGURES)
     assert "stability" not in FIGURES  # one policy for newborn weights
     with (results / "topology.csv").open() as lines:
         dynamic = {cell for cell, each in study.cells.items() if each.spec.method in ("rigl", "set")}
@@ -117,9 +127,9 @@ def test_law_and_figures_from_the_table_alone(finished, tmp_path):
         shutil.copy(finished[0] / "results/micro" / name, folder / "results/micro" / name)
     assert "nowhere: there is no such folder" in snakemake(folder, "--dry-run", check=False).stdout
     from_table = ("--config", "from_table=true")
-    assert set(planned(folder, *from_table)) == {"law", "summary", *(f"figure_{name}" for name in FIGURES)}
+    assert planned(folder, *from_table) == FROM_RUNS
     snakemake(folder, *from_table)
-    for name in ("law/law.json", "law/predictions.csv", "figures/isoloss.png"):
+    for name in ("law/law.json", "law/predictions.csv", "contrasts.csv", "figures/isoloss.png"):
         assert (folder / "results/micro" / name).read_bytes() == (finished[0] / "results/micro" / name).read_bytes()
     wrong = snakemake(folder, "--config", "from_table=csv", check=False)
     assert "from_table = csv: must be true or false" in wrong.stderr
@@ -134,7 +144,7 @@ def test_changed_hyperparameter_reruns_its_cell_and_what_depends_on_it(copy):
     before = rows(copy)
     picked = {"size": "50k", "density": 1, "unique_tokens": 8192, "epochs": 2}
     write_study(copy, {**STUDY, "overrides": [{**picked, "set": {"weight_decay": 0.5}}]})
-    after_law = {"index": 1, "runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    after_law = {"index": 1, "runs": 1, **FROM_RUNS}
     assert planned(copy) == {"study": 1, "spec": 1, "train": 1, **after_law}
     trained = {path: path.stat().st_mtime_ns for path in (copy / "results/micro/cells").glob("*/metrics.json")}
     snakemake(copy)
@@ -152,7 +162,7 @@ def test_changed_hyperparameter_reruns_its_cell_and_what_depends_on_it(copy):
 
 
 def test_added_cell_trains_alone_and_removed_cell_trains_none(copy):
-    after_law = {"study": 1, "index": 1, "runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    after_law = {"study": 1, "index": 1, "runs": 1, **FROM_RUNS}
     extra = {"size": "13k", "density": 1, "unique_tokens": 4096, "epochs": 3, "method": "dense"}
     write_study(copy, {**STUDY, "cells": [*STUDY["cells"], extra]})
     assert planned(copy) == {"spec": 1, "train": 1, **after_law}
@@ -162,7 +172,7 @@ def test_added_cell_trains_alone_and_removed_cell_trains_none(copy):
 
 def test_models_are_kept_where_the_study_says_so(copy):
     before = rows(copy)
-    after_law = {"runs": 1, "law": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
+    after_law = {"runs": 1, **FROM_RUNS}
     some = {**STUDY, "keep_models": [{"size": "100k"}, {"size": "13k", "density": 0.5, "method": "set"}]}
     write_study(copy, some)
     assert planned(copy) == {"train_kept": 2, **after_law}
@@ -332,6 +342,7 @@ def test_published_study_needs_no_cells(published):
     assert all(f"U = {budget} unique tokens" in figure for budget in ("1.3B", "13B", "130B"))
     assert "R² 0.9136" in (results / "summary.html").read_text()
     assert not (results / "specs").exists()
+    assert not (results / "contrasts.csv").exists()
     assert planned(published, "--configfile", str(ROOT / "studies/published.yaml")) == {}
 
 

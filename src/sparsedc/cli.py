@@ -311,6 +311,33 @@ def merge(
     merge_runs(tables, out)
 
 
+@runs_app.command()
+def contrast(
+    table: Table,
+    out: Annotated[
+        Path | None, typer.Option(help="The table of contrasts to write; optima.csv goes beside it.")
+    ] = None,
+    columns: Columns = None,
+    noise_of: Annotated[
+        Path | None, typer.Option(help="Another runs table whose seeds say what is noise, for one with single seeds.")
+    ] = None,
+) -> None:
+    """Tell who wins, sparse or dense, by how much, and whether it is beyond the noise: of the runs alone, no law."""
+    from sparsedc import contrasts, optima
+    from sparsedc.law.options import parse_columns
+    from sparsedc.law.table import read_table
+
+    runs = read_table(table, parse_columns(columns) if columns else None)
+    noise = contrasts.noise_of(runs if noise_of is None else read_table(noise_of))
+    if noise_of is not None and noise is None:
+        raise InputError("noise-of", noise_of, contrasts.NO_NOISE, "Name a table with several seeds of a cell.")
+    found, best = contrasts.contrasts(runs, noise), optima.optima(runs, noise)
+    if out:
+        contrasts.write_contrasts(found, out)
+        optima.write_optima(best, out.with_name("optima.csv"))
+    print("\n\n".join(text for text in (contrasts.render(found, noise), optima.render(best)) if text))
+
+
 @law_app.command()
 def fit(
     table: Table,
@@ -513,7 +540,8 @@ def figure(
     runs: Annotated[Path, typer.Option(help="A runs table.")],
     out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
     law: Annotated[
-        Path | None, typer.Option(help="The folder that `law compare` wrote; topology and stability need none.")
+        Path | None,
+        typer.Option(help="The folder that `law compare` wrote; contrasts, topology and stability need none."),
     ] = None,
     unique_tokens: Annotated[
         list[str] | None, typer.Option(help="A budget to ask the law about; repeat for several. Default: the cells'.")

@@ -1,9 +1,12 @@
 """How figures and tables write laws, densities and large counts."""
 
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sparsedc.law.fit import Fit
 
 
@@ -39,3 +42,29 @@ def flops_label(flops: float) -> str:
     """2.8×10²⁰: two digits and a power of ten."""
     digits, power = f"{flops:.1e}".split("e")
     return f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def varying(table: "pd.DataFrame", *columns: str) -> list[str]:
+    """Those of the columns in which rows differ; `dense` and a method are no two methods."""
+    return [column for column in columns if len(set(table[column]) - {"dense"}) > 1]
+
+
+def text_grid(
+    cells: Mapping[Any, str], keys: Sequence[str], heading: Callable[[float], str], *, descending: bool = False
+) -> str:
+    """Texts as a table: a line for all but the last part of their keys, in the order given, a column for the last.
+
+    Args:
+        keys: what the parts that make a line are called.
+        heading: of a column.
+        descending: the order of columns.
+    """
+    columns = sorted({key[-1] for key in cells}, reverse=descending)
+    lines = [[*keys, *map(heading, columns)]]
+    for line in dict.fromkeys(key[:-1] for key in cells):
+        parts = [part if isinstance(part, str) else count_label(part) for part in line]
+        lines.append([*parts, *(cells.get((*line, column), "") for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

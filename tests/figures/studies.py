@@ -4,6 +4,7 @@ updates did to their sparse cells, made up."""
 import numpy as np
 import pandas as pd
 
+from sparsedc.contrasts import contrasts, write_contrasts
 from sparsedc.law.fit import Fit, design_of
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE
 from sparsedc.law.select import Selection, save_selection
@@ -62,8 +63,9 @@ def known_fit(form, runs, draws=0):
 
 
 def write_study(folder, runs, form="sparse", draws=0):
-    """runs.csv, the two tables beside it and law/ in `folder`, as the workflow leaves them."""
+    """runs.csv, the tables beside it that figures read and law/ in `folder`, as the workflow leaves them."""
     write_runs(runs, folder / "runs.csv")
+    write_contrasts(contrasts(runs), folder / "contrasts.csv")
     for name, table in made_up(runs[runs["density"] < 1]).items():
         write_observations(name, table, folder)
     fit = known_fit(form, runs, draws)

@@ -26,6 +26,17 @@ def test_summary_says_what_was_run_and_how_good_the_law_is(tiny):
     assert rows["Lowest held-out loss"] == f"{lowest['cell']}, {lowest['val_loss']:.3f} nats per token"
     assert next(iter(rows)) == "Verdict"
     assert "Spread between seeds" not in rows
+    assert rows["Sparse against dense, equal total parameters"].endswith(
+        "; no verdicts, as no configuration was run with several seeds"
+    )
+
+
+def test_summary_counts_who_was_ahead(tiny, simulate):
+    rows = rows_of(summary_table(simulate(seeds=2, noise=1e-4), tiny / "law"))
+    counts = rows["Sparse against dense, equal total parameters"].split(", ")
+    assert [text.rsplit(" ", 1)[0] for text in counts] == ["sparse ahead in", "dense in", "undecided in"]
+    assert sum(int(text.rsplit(" ", 1)[1]) for text in counts) == 3 * 2 * 2 * 4  # sizes, densities, budgets, epochs
+    assert not counts[0].endswith(" 0") or not counts[1].endswith(" 0")
 
 
 def test_summary_says_what_refits_and_seeds_say(tiny, tmp_path):
@@ -51,7 +62,7 @@ def test_summary_of_published_constants(tmp_path):
         "Published constants, and nothing was fitted here: error 0.021 nats per token, R² 0.9136 on 11 runs"
     )
     assert rows["Cells"] == "11: 0 to fit, 11 held out to test the law"
-    assert not any("fits best" in name for name in rows)
+    assert not any("fits best" in name or "against" in name for name in rows)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,22 @@
 
 
 localrules:
+    contrasts,
     summary,
+
+
+if not PUBLISHED:  # of published constants there are no cells to compare
+
+    rule contrasts:
+        input:
+            f"{RESULTS}/runs.csv",
+        output:
+            contrasts=report(f"{RESULTS}/contrasts.csv", caption="../report/contrast_table.rst", category="Tables"),
+            optima=report(f"{RESULTS}/optima.csv", caption="../report/optima.rst", category="Tables"),
+        log:
+            f"{RESULTS}/logs/contrasts.log",
+        shell:
+            "sparsedc runs contrast {input} --out {output.contrasts} 2> >(tee {log} >&2) | tee -a {log}"
 
 
 for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: a caption depends on no wildcard

@@ -1,4 +1,4 @@
-"""Figures: one module each, drawn from a runs table and a fitted law, or from a table of topology updates.
+"""Figures: one module each, drawn from a runs table and a fitted law, or from another table of the study.
 
 A figure's module has `plot(runs, fit, budgets)`, which returns a Matplotlib figure; that of a `COMPARING` one takes all
 fits for one, and that of an `OBSERVED` one is `plot(runs, table)`. Adding one is adding its module here, its caption in
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: Names of the figures, which are those of their modules → their titles in the report.
 FIGURES = {
     "loss_by_epochs": "Loss by epochs: what was measured",
+    "contrasts": "Contrasts: who was ahead, sparse or dense",
     "prediction_vs_truth": "Prediction vs truth: how far to trust the law",
     "residuals": "Residuals: what the law leaves unexplained",
     "isoloss": "IsoLoss: measured and predicted loss by size and epochs",
@@ -30,8 +31,9 @@ FIGURES = {
 }
 #: Those that show cells to which the law was fitted, and which a study of published constants therefore lacks.
 MEASURED = frozenset({"loss_by_epochs"})
-#: Those of topology updates: each is drawn from the table of its name beside the runs table, and needs no law.
-OBSERVED = frozenset({"topology", "stability"})
+#: Those of topology updates and of contrasts: each is drawn from the table of its name beside the runs table, and needs
+#: no law.
+OBSERVED = frozenset({"contrasts", "topology", "stability"})
 #: Those that show all forms that were fitted, the chosen one first.
 COMPARING = frozenset({"repetition"})
 
@@ -50,7 +52,8 @@ def drawn(cells: Iterable["Spec"]) -> list[str]:
     updated = any(METHODS[cell.method].dynamic for cell in cells)
     arms = {(cell.method, cell.training.newborn) for cell in cells if METHODS[cell.method].grows}
     several = len(arms) > len({method for method, _ in arms})
-    shows = {**dict.fromkeys(MEASURED, bool(cells)), "topology": updated, "stability": several}
+    both = len({cell.density == 1 for cell in cells}) == 2
+    shows = {**dict.fromkeys(MEASURED, bool(cells)), "contrasts": both, "topology": updated, "stability": several}
     return [figure for figure in FIGURES if shows.get(figure, True)]
 
 
@@ -68,13 +71,15 @@ def get_figure(name: str) -> Draw:
         raise InputError("figure", name, "no such figure", f"Use {' | '.join(FIGURES)}.")
 
     def draw(runs: Path, law: Path | None, out_stem: Path, unique_tokens: Sequence[float] = ()) -> None:
+        from sparsedc.contrasts import read_contrasts
         from sparsedc.figures import style
         from sparsedc.observations import read_observations
 
         style.apply_style()
         plot = import_module(f"sparsedc.figures.{name}").plot
         if name in OBSERVED:
-            figure = plot(style.read_finished(runs), read_observations(runs.with_name(f"{name}.csv")))
+            read_beside = read_contrasts if name == "contrasts" else read_observations
+            figure = plot(style.read_finished(runs), read_beside(runs.with_name(f"{name}.csv")))
         elif law is None:
             raise InputError("law", "(absent)", f"{name} shows a law", "Name the folder that `law compare` wrote.")
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sparsedc.contrasts import COMPARISONS, NO_NOISE, compared, contrasts, lower, tally
 from sparsedc.errors import InputError
 from sparsedc.law.fit import Status
 from sparsedc.law.select import SELECTION, Selection
@@ -54,6 +55,7 @@ def summary_table(runs: pd.DataFrame, law_dir: Path) -> str:
         ("Epochs", ", ".join(f"{epochs:.3g}" for epochs in sorted(runs["epochs"].unique()))),
         ("Tokens trained on, all cells", count_label(int(runs["tokens"].sum()))),
         *_lowest(runs),
+        *([] if selection.best.status == "published" else _contrasts(runs)),
         *about.items(),
     ]
     body = "\n".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
@@ -134,6 +136,21 @@ def _lowest(runs: pd.DataFrame) -> list[tuple[str, str]]:
         return []
     lowest = finished.loc[finished["val_loss"].idxmin()]
     return [("Lowest held-out loss", f"{lowest['cell']}, {lowest['val_loss']:.3f} nats per token")]
+
+
+def _contrasts(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Who was ahead at each comparison that the study allows."""
+    rows = []
+    known = compared(contrasts(runs))
+    for comparison, words in COMPARISONS.items():
+        part = known[known["comparison"] == comparison]
+        counts = tally(part)
+        text = f"sparse ahead in {counts['sparse']}, dense in {counts['dense']}, undecided in {counts['undecided']}"
+        if (part["reason"] == NO_NOISE).all():
+            text = f"sparse lower in {lower(part)}; no verdicts, as {NO_NOISE}"
+        if len(part):
+            rows.append((f"Sparse against dense, {words}", text))
+    return rows
 
 
 def _cells(runs: pd.DataFrame) -> str:

@@ -28,6 +28,11 @@ MOST_COMPUTE = 0.1
 #: beside the optimum of all runs and its nearest rival, from which a refit without some of them starts
 FOLD_STARTS = 2
 DENSE_STARTS = 8
+#: the columns that tell runs apart, but for the seed
+CONFIGURATION = (
+    *("params_active", "unique_tokens", "tokens", "density", "size", "method", "held_out"),
+    *("lr", "maskable_lr", "weight_decay", "batch_tokens"),
+)
 
 
 @dataclass(frozen=True)
@@ -256,10 +261,8 @@ def seed_noise(runs: pd.DataFrame) -> SeedNoise | None:
     """
     if "seed" not in runs:
         return None
-    same = ["params_active", "unique_tokens", "tokens", "density", "size", "method", "held_out"]
-    same += ["lr", "maskable_lr", "weight_decay", "batch_tokens"]
     squares, configurations, freedom = 0.0, 0, 0
-    for _, group in runs.groupby([column for column in same if column in runs], dropna=False):
+    for _, group in runs.groupby([column for column in CONFIGURATION if column in runs], dropna=False):
         if len(group) > 1 and group["seed"].nunique(dropna=False) == len(group):
             losses = group["val_loss"].to_numpy(dtype=np.float64)
             squares += float(((losses - losses.mean()) ** 2).sum())

@@ -1,0 +1,427 @@
+"""Who wins, sparse or dense, by how much, and is it beyond the noise: from the measured runs alone, without a law.
+
+A sparse model is set against dense ones that are its equal in one respect, see `COMPARISONS`; everything else that the
+study varies on purpose, U above all, is the same. A contrast is the difference of the two losses, sparse − dense, in
+nats per token: below 0 sparse is ahead.
+
+**Noise** is the spread between seeds, pooled over all configurations with several (`sparsedc.law.validate.seed_noise`):
+a mean over n seeds has the standard error sd / √n, whatever the configuration, and intervals are Student's with the
+pooled degrees of freedom. Cells are judged on the same held-out documents, so that what another choice of documents
+would change is common to both sides and largely cancels; `val_loss_se` is therefore left out. Seeds of both sides are
+taken for independent. Equal seeds share the order of the data, which makes intervals too wide rather than too narrow.
+
+**A lowest loss** is a minimum over noisy ones and so too low, the more so the more there are. Where a side has several
+configurations of which its lowest counts, the other side is ahead only if it is below every one of them, which needs
+no correction; and the side itself is ahead only if one of them is, where each of k is tested at 1/k of the level
+(Bonferroni). Intervals are the same bounds turned round. The difference stays that of the two minima.
+
+**Verdicts** hold the false discovery rate of each comparison, over all of its contrasts in the table, to `LEVEL`
+(Benjamini and Hochberg 1995): of the verdicts other than undecided, at most that share is expected to be wrong, and
+where nothing differs that is the chance of any. Contrasts that share a dense cell depend on each other positively,
+under which the procedure holds in practice; a proof there is for one-sided tests. Intervals are of single contrasts.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import special, stats
+
+from sparsedc.atomic import whole
+from sparsedc.errors import InputError
+from sparsedc.law.counts import count_params, default_convention
+from sparsedc.law.validate import CONFIGURATION, SeedNoise, seed_noise
+from sparsedc.words import text_grid, varying
+
+#: Comparison → what is equal, as tables and figures call it.
+#: equal_total: dense-equivalent size and epochs; the two have the same shape.
+#: equal_active: active parameters outside embedding and head (those at the end of training, where they fall), and
+#:     epochs. Where no dense size is within `TOLERANCE`, the dense loss is interpolated in ln N between the next two.
+#:     As far as is known the loss is convex in ln N, so that this is too high: it favours sparse. Therefore sparse is
+#:     ahead only if it is also below the parabolas through these two and the next size on either side, if there is one.
+#: equal_flops_dense: training FLOPs on hardware that multiplies zeros.
+#: equal_flops_sparse: training FLOPs on ideal hardware, where a masked weight costs nothing.
+#:     In these two the lowest loss of any size and number of epochs counts, at no more than a compute C: of dense
+#:     cells, and of the sparse ones of one method and density. C is that of each sparse cell that is lower than all of
+#:     its kind at no more compute. Where no dense cell has just C, the lowest dense loss is interpolated in ln C
+#:     between the next computes that dense cells have; sparse is then ahead only if it is below the lowest at the
+#:     higher of these, dense only by the lowest at the lower.
+COMPARISONS = {
+    "equal_total": "equal total parameters",
+    "equal_active": "equal active parameters",
+    "equal_flops_dense": "equal FLOPs, zeros multiplied",
+    "equal_flops_sparse": "equal FLOPs, zeros free",
+}
+#: parameters or FLOPs that differ by less, as a share, are equal
+TOLERANCE = 0.02
+#: expected share of false verdicts; intervals hold 1 − LEVEL
+LEVEL = 0.05
+NO_NOISE = "no configuration was run with several seeds"
+VERDICTS = ("sparse", "dense", "undecided")
+
+#: The table of contrasts, one row each, with pandas dtypes; docs/runs.md says more.
+COLUMNS: dict[str, str] = {
+    "comparison": "string",
+    # the sparse cell; of several settings of rates, or at equal FLOPs of sizes and epochs, the one of the lowest loss
+    "held_out": "string",
+    "method": "string",
+    "size": "string",
+    "density": "float64",
+    "unique_tokens": "Int64",
+    "epochs": "float64",
+    "dense": "string",  # the dense size or sizes, with their shares where interpolated, and epochs where others
+    "matched": "string",  # equal | interpolated
+    "sparse_at": "float64",  # what is equal: parameters, or FLOPs
+    "dense_at": "float64",
+    "sparse_loss": "float64",  # mean over seeds, nats per token
+    "dense_loss": "float64",
+    "sparse_seeds": "Int64",
+    "dense_seeds": "Int64",  # of both sizes together where interpolated
+    "sparse_of": "Int64",  # how many configurations it is the lowest of
+    "dense_of": "Int64",  # the sizes of an interpolation together
+    "difference": "float64",  # sparse − dense, nats per token
+    "se": "float64",  # of the difference of these two
+    "low": "float64",  # 95 % interval of the difference, the choice of the lowest included
+    "high": "float64",
+    "p": "float64",  # two-sided
+    "p_adjusted": "float64",  # Benjamini–Hochberg, within the comparison
+    "verdict": "string",
+    "reason": "string",  # why undecided
+}
+Mask = npt.NDArray[np.bool_]
+
+
+# ------------------------------------------------------------------------------------------------------- comparing
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the lowest of some losses compares with the lowest of others, in nats per token."""
+
+    low: float  # of the interval of the first less the second
+    high: float
+    p_below: float  # one-sided: of losses like these, or more so, if the first is not below the second
+    p_above: float
+
+    @property
+    def p(self) -> float:
+        """Two-sided."""
+        return float(np.minimum(1.0, 2 * np.minimum(self.p_below, self.p_above)))
+
+
+def compare(
+    some: pd.DataFrame, others: pd.DataFrame, noise: SeedNoise | None, attained: Mask | None = None
+) -> Difference:
+    """Whether the lowest loss of `some` is below that of `others`, or above it.
+
+    Args:
+        some, others: with columns loss and variance, the latter in units of that between seeds: 1/n of a mean over n.
+        noise: without it all is NaN.
+        attained: which of the others may show them to be lower; the rest are what they might at best have reached, and
+            `some` are to be below these, too.
+    """
+    attained = np.ones(len(others), dtype=bool) if attained is None else attained
+    sd, freedom = (noise.sd, noise.freedom) if noise else (np.nan, np.nan)
+    difference = some["loss"].to_numpy()[:, None] - others["loss"].to_numpy()
+    se = sd * np.sqrt(some["variance"].to_numpy()[:, None] + others["variance"].to_numpy())
+    n_some, n_others = len(some), int(attained.sum())
+    reach_some, reach_others = (-special.stdtrit(freedom, LEVEL / 2 / n) * se for n in (n_some, n_others))
+    below, above = special.stdtr(freedom, difference / se), special.stdtr(freedom, -difference / se)
+    return Difference(
+        low=float((difference - reach_others)[:, attained].min(axis=0).max()),
+        high=float((difference + reach_some).max(axis=1).min()),
+        p_below=float(np.minimum(1.0, n_some * below.max(axis=1).min())),
+        p_above=float(np.minimum(1.0, n_others * above[:, attained].max(axis=0).min())),
+    )
+
+
+def adjusted(p: pd.Series) -> pd.Series:
+    """Benjamini and Hochberg's, of those that are there."""
+    known = p.dropna()
+    if not len(known):
+        return p
+    return pd.Series(stats.false_discovery_control(known.to_numpy()), known.index).reindex(p.index)
+
+
+def noise_of(runs: pd.DataFrame) -> SeedNoise | None:
+    """The noise that contrasts of these runs are judged by; None where there is none, or seeds all give one loss."""
+    noise = seed_noise(runs[runs["status"] == "ok"])
+    return noise if noise and noise.sd > 0 else None
+
+
+def configurations(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration with a finished cell, of whatever role.
+
+    Runs of one configuration and seed, which differ in something that the table does not say, count as one seed, with
+    their mean; where there is no column `seed`, so do all runs of a configuration.
+
+    Returns:
+        held_out, method, size, density, unique_tokens, epochs, N (active parameters, without embedding and head where
+        the table tells them), total (dense-equivalent parameters by the same count), flops_dense, flops_sparse, loss
+        (mean over seeds), seeds, and variance of that mean in units of that between seeds.
+    """
+    finished = runs[runs["status"] == "ok"].reset_index(drop=True)
+    N = count_params(finished, default_convention(finished))
+    known = finished.assign(
+        held_out=finished["held_out"].fillna("") if "held_out" in finished else "",
+        unique_tokens=finished["unique_tokens"].round().astype("int64"),
+        epochs=finished["epochs"].round(3),  # in a table that gives tokens only, whole steps make them uneven
+        N=N,
+        seed=finished["seed"].fillna("") if "seed" in finished else "",
+    )
+    for column in ("flops_dense", "flops_sparse"):
+        known[column] = known.get(column, np.nan)
+    by_size = known.assign(dense=known["N"].where(known["density"] == 1), ratio=known["N"] / known["density"])
+    medians = by_size.groupby("size")[["dense", "ratio"]].transform("median")
+    known["total"] = medians["dense"].fillna(medians["ratio"])  # a ratio is off by the norms, which no mask covers
+    same = [column for column in CONFIGURATION if column in known] + ["epochs"]
+    of_seed = known.groupby([*same, "seed"], dropna=False, sort=False)
+    counts = ["N", "total", "flops_dense", "flops_sparse"]
+    by_seed = of_seed[["val_loss", *counts]].mean().reset_index()
+    groups = by_seed.groupby(same, dropna=False, sort=False)
+    each = {"loss": ("val_loss", "mean"), "seeds": ("val_loss", "size"), **{name: (name, "first") for name in counts}}
+    found = groups.agg(**each).reset_index().assign(variance=lambda table: 1 / table["seeds"])
+    where = ["held_out", "method", "size", "density", "unique_tokens", "epochs"]
+    return found[[*where, *counts, "loss", "seeds", "variance"]]
+
+
+def lowest(cells: pd.DataFrame) -> "pd.Series[Any]":
+    """The row of the lowest loss."""
+    return cells.iloc[int(cells["loss"].to_numpy().argmin())]
+
+
+# ------------------------------------------------------------------------------------------------------- contrasts
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """The dense side of a contrast: of configurations, or of interpolations, with columns loss, variance, seeds, at and
+    label, the one that is stated, and those that decide."""
+
+    cells: pd.DataFrame
+    stated: "pd.Series[Any] | None" = None
+    matched: str = "equal"
+    attained: Mask | None = None  # see `compare`
+    reason: str = ""  # why there is none
+
+    @classmethod
+    def of(cls, cells: pd.DataFrame) -> "_Dense":
+        """Of the configurations that are the sparse one's equals."""
+        return cls(cells, lowest(cells))
+
+    @classmethod
+    def none(cls, reason: str) -> "_Dense":
+        return cls(pd.DataFrame(), reason=reason)
+
+
+def contrasts(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFrame:
+    """Every sparse configuration against dense, at each of `COMPARISONS`: the columns of `COLUMNS`.
+
+    A sparse cell without a dense equal has a row, too, whose reason says what is missing. Methods are contrasted with
+    dense one by one. Only cells of the same held-out text meet.
+
+    Args:
+        runs: as `sparsedc.law.table.read_table` reads them.
+        noise: in place of that of these runs.
+    """
+    noise = noise or noise_of(runs)
+    known = configurations(runs)
+    rows = []
+    for _, at_U in known.groupby(["held_out", "unique_tokens"]):
+        dense = at_U[at_U["density"] == 1]
+        for _, arm in at_U[at_U["density"] < 1].groupby(["method", "density"]):
+            for (size, epochs), sparse in arm.groupby(["size", "epochs"]):
+                beside = dense[dense["epochs"] == epochs]
+                rows.append(_row("equal_total", _labelled(sparse, "total"), _same_size(beside, str(size)), noise))
+                rows.append(_row("equal_active", _labelled(sparse, "N"), _same_active(beside, sparse), noise))
+            for comparison in ("equal_flops_dense", "equal_flops_sparse"):
+                flops = comparison.removeprefix("equal_")
+                costed = arm[arm[flops] > 0]
+                for C in _improvements(costed, flops):
+                    within = costed[costed[flops] <= C * (1 + TOLERANCE)]
+                    rows.append(_row(comparison, _labelled(within, flops), _up_to(dense, flops, C), noise))
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    if len(table):
+        table["p_adjusted"] = table.groupby("comparison")["p"].transform(adjusted)
+    undecided = ~(table["p_adjusted"] <= LEVEL)
+    table.loc[undecided, "verdict"] = "undecided"
+    table.loc[undecided & (table["reason"] == ""), "reason"] = "within the noise" if noise else NO_NOISE
+    order = table["comparison"].map({name: place for place, name in enumerate(COMPARISONS)})
+    keys = ["order", "held_out", "method", "unique_tokens", "sparse_at", "density", "epochs"]
+    return table.assign(order=order).sort_values(keys).drop(columns="order").reset_index(drop=True)
+
+
+def _labelled(cells: pd.DataFrame, at: str) -> pd.DataFrame:
+    return cells.assign(at=cells[at], label=cells["size"])
+
+
+def _row(comparison: str, sparse: pd.DataFrame, dense: _Dense, noise: SeedNoise | None) -> dict[str, Any]:
+    best, stated = lowest(sparse), dense.stated
+    row: dict[str, Any] = {
+        name: best[name] for name in ("held_out", "method", "size", "density", "unique_tokens", "epochs")
+    }
+    row |= {f"sparse_{name}": best[name] for name in ("at", "loss", "seeds")}
+    row |= {"comparison": comparison, "sparse_of": len(sparse), "dense_of": 0, "p": np.nan, "reason": dense.reason}
+    if stated is None:
+        return row
+    row |= {f"dense_{name}": stated[name] for name in ("at", "loss", "seeds")}
+    found = compare(sparse, dense.cells, noise, dense.attained)
+    return row | {
+        "dense": stated["label"],
+        "matched": dense.matched,
+        "dense_of": len(dense.cells) if dense.attained is None else int(dense.attained.sum()),
+        "difference": best["loss"] - stated["loss"],
+        "se": noise.sd * np.sqrt(best["variance"] + stated["variance"]) if noise else np.nan,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "verdict": "sparse" if found.p_below < found.p_above else "dense",
+    }
+
+
+def _interpolated(cells: pd.DataFrame, x: str, at: float) -> dict[str, object]:
+    """The loss at x = `at` by the polynomial in ln x through these two or three cells; a row as `_Dense` has them."""
+    places = np.log(cells[x].to_numpy(dtype=np.float64))
+    shares = np.array(
+        [np.prod([(np.log(at) - other) / (own - other) for other in places if other != own]) for own in places]
+    )
+    return {
+        "loss": float((shares * cells["loss"]).sum()),
+        "variance": float((shares**2 * cells["variance"]).sum()),
+        "seeds": cells["seeds"].sum(),
+        "at": at,
+        "label": " + ".join(f"{share:.2f} × {label}" for share, label in zip(shares, cells["label"], strict=True)),
+    }
+
+
+def _same_size(dense: pd.DataFrame, size: str) -> _Dense:
+    same = dense[dense["size"] == size]
+    return _Dense.of(_labelled(same, "total")) if len(same) else _Dense.none("no dense cell of this size, U and epochs")
+
+
+def _same_active(dense: pd.DataFrame, sparse: pd.DataFrame) -> _Dense:
+    """Dense cells of about as many active parameters; or, of the two next sizes, each pair of settings interpolated."""
+    n = float(sparse["N"].iloc[0])
+    dense = _labelled(dense, "N")
+    off = np.log(dense["N"] / n)
+    if (off.abs() <= np.log1p(TOLERANCE)).any():
+        return _Dense.of(dense[off.abs() == off.abs().min()])
+    sizes = [cells for _, cells in dense.groupby("N")]
+    below = sum(float(cells["N"].iloc[0]) < n for cells in sizes)
+    if not 0 < below < len(sizes):
+        extreme = "few" if sizes and not below else "many"
+        reason = f"no dense cell of as {extreme} active parameters at this U and epochs"
+        return _Dense.none(reason if sizes else "no dense cell of this U and epochs")
+    settings = itertools.product(sizes[below - 1].index, sizes[below].index)
+    pairs = pd.DataFrame([_interpolated(dense.loc[list(pair)], "N", n) for pair in settings])
+    of_size = pd.DataFrame([lowest(cells) for cells in sizes])
+    wider = [of_size[max(below - 2, 0) : below + 1], of_size[below - 1 : below + 2]]
+    curved = [_interpolated(three, "N", n) for three in wider if len(three) == 3]
+    return _Dense(
+        pd.concat([pairs, pd.DataFrame(curved)], ignore_index=True),
+        lowest(pairs),
+        "interpolated",
+        np.arange(len(pairs) + len(curved)) < len(pairs),
+    )
+
+
+def _improvements(arm: pd.DataFrame, flops: str) -> list[float]:
+    """The computes of those cells that have the lowest loss of all at no more compute."""
+    cost, loss = arm[flops].to_numpy(), arm["loss"].to_numpy()
+    reached = np.array([loss[cost <= own * (1 + TOLERANCE)].min() for own in cost])
+    return sorted(set(cost[loss == reached].tolist()))
+
+
+def _up_to(dense: pd.DataFrame, flops: str, C: float) -> _Dense:
+    """Dense cells of any size and epochs, at a compute of C or less, and of the next above where none has C."""
+    costed = dense[dense[flops] > 0]
+    labels = [f"{size}, {epochs:g} ep." for size, epochs in zip(costed["size"], costed["epochs"], strict=True)]
+    costed = costed.assign(at=costed[flops], label=labels)
+    cost = costed[flops].to_numpy()
+    within, beyond = cost <= C * (1 + TOLERANCE), cost >= C / (1 + TOLERANCE)
+    if not within.any() or not beyond.any():
+        extreme = "little" if beyond.any() else "much"
+        return _Dense.none(f"no dense cell of as {extreme} compute at this U" if len(cost) else "no dense FLOPs known")
+    if (within & beyond).any():
+        return _Dense.of(costed[within])
+    levels = cost[within].max(), cost[beyond].min()
+    ends = [lowest(costed[cost <= level]) for level in levels]
+    stated = ends[0]
+    if ends[0].name != ends[1].name:
+        stated = pd.Series(_interpolated(pd.DataFrame(ends).assign(**{flops: levels}), flops, C))
+    allowed = cost <= levels[1]
+    return _Dense(costed[allowed], stated, "interpolated", within[allowed])
+
+
+# ----------------------------------------------------------------------------------------------- reading and telling
+
+
+def write_contrasts(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of contrasts, whole or not at all."""
+    with whole(path) as partial:
+        table.to_csv(partial, index=False)
+
+
+def read_contrasts(path: Path) -> pd.DataFrame:
+    """Read a table of contrasts.
+
+    Raises:
+        InputError: there is no such file, or it is not that table.
+    """
+    remedy = "Make it with `sparsedc runs contrast`."
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in COLUMNS if name != "reason"})
+    except FileNotFoundError as error:
+        raise InputError("contrasts", path, "no such file", remedy) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError("contrasts", path, "not a CSV table", remedy) from error
+    if list(table.columns) != list(COLUMNS):
+        raise InputError("contrasts", path, "is not the table of contrasts", remedy)
+    try:
+        return table.astype(COLUMNS)
+    except (ValueError, TypeError) as error:
+        raise InputError("contrasts", path, f"holds a value of the wrong type ({error})", remedy) from error
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """The contrasts that have a dense side."""
+    return table[table["difference"].notna()]
+
+
+def tally(table: pd.DataFrame) -> dict[str, int]:
+    """Verdict → how many of these contrasts have it."""
+    counts = table["verdict"].value_counts()
+    return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
+
+
+def lower(table: pd.DataFrame) -> str:
+    """In how many of these contrasts the sparse loss is the lower one, which without noise is all that can be said."""
+    return f"{int((table['difference'] < 0).sum())} of {len(table)}"
+
+
+def render(table: pd.DataFrame, noise: SeedNoise | None) -> str:
+    """Verdicts counted, as text."""
+    if not len(table):
+        return "No contrasts: the table has no finished sparse cell."
+    said = f"No verdicts: {NO_NOISE}, so that nothing says what a difference is worth."
+    what = "Contrasts with sparse lower"
+    if noise:
+        said = f"Noise between seeds {noise.sd:.4f} nats (SD), {noise.freedom} degrees of freedom; "
+        said += f"at most {LEVEL:.0%} of a comparison's verdicts are expected to be wrong (Benjamini–Hochberg)."
+        what = "Contrasts with sparse ahead / dense ahead / undecided"
+    parts, known = [said], compared(table)
+    if len(known):
+        keys = ["comparison", *varying(known, "held_out", "method"), "unique_tokens"]
+        words = {  # as the table is in order of comparisons, so are the lines
+            (COMPARISONS[str(key[0])], *key[1:]): " / ".join(map(str, tally(part).values())) if noise else lower(part)
+            for key, part in known.groupby([*keys, "epochs"], sort=False)
+        }
+        grid = text_grid(words, keys, "{:.3g}".format)
+        parts.append(f"{what}, by epochs:\n{grid}")
+    if len(known) < len(table):
+        parts.append(f"Of {len(table)} contrasts {len(table) - len(known)} have no dense side and are not counted.")
+    return "\n\n".join(parts)

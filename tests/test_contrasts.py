@@ -1,0 +1,377 @@
+"""Who wins, sparse or dense: against sums done by hand and by brute force, and how often a verdict is false."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from measured import SIZES, noisy, run, seeds, table
+from sparsedc.contrasts import (
+    COLUMNS,
+    COMPARISONS,
+    NO_NOISE,
+    compare,
+    compared,
+    contrasts,
+    noise_of,
+    read_contrasts,
+    render,
+    write_contrasts,
+)
+from sparsedc.errors import InputError
+from sparsedc.law.published import validation_runs
+from sparsedc.law.table import read_table
+from sparsedc.law.validate import SeedNoise
+
+
+def of(found: pd.DataFrame, comparison: str, **where: object) -> pd.Series:
+    """The one contrast."""
+    chosen = found[found["comparison"] == comparison]
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+# ----------------------------------------------------------------------------------------------------- equal total
+
+
+def test_difference_error_and_interval_are_those_of_two_means() -> None:
+    runs = table(*seeds(4.00, 4.02, 4.04), *seeds(3.90, density=0.5), *noisy(18, 0.02))
+    squares = 18 * 0.02**2 + 2 * 0.02**2
+    sd = (squares / 20) ** 0.5
+    assert noise_of(runs).freedom == 20
+    row = of(contrasts(runs), "equal_total", unique_tokens=1_000_000)
+    assert row["difference"] == pytest.approx(3.90 - 4.02)
+    assert row["se"] == pytest.approx(sd * (1 + 1 / 3) ** 0.5)
+    half = stats.t.ppf(0.975, 20) * row["se"]
+    assert (row["low"], row["high"]) == pytest.approx((-0.12 - half, -0.12 + half))
+    assert row["p"] == pytest.approx(2 * stats.t.cdf(-0.12 / row["se"], 20))
+    assert (row["sparse_seeds"], row["dense_seeds"], row["sparse_of"], row["dense_of"]) == (1, 3, 1, 1)
+    assert (row["dense"], row["matched"], row["sparse_at"], row["dense_at"]) == ("a", "equal", SIZES["a"], SIZES["a"])
+    assert (row["verdict"], row["reason"]) == ("sparse", "")
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict", "reason"),
+    [(3.9, "sparse", ""), (4.1, "dense", ""), (4.01, "undecided", "within the noise")],
+)
+def test_verdict_goes_to_the_lower_loss_where_it_is_beyond_the_noise(loss: float, verdict: str, reason: str) -> None:
+    row = of(contrasts(table(run(4.0), run(loss, density=0.5), *noisy(9))), "equal_total", unique_tokens=1_000_000)
+    assert (row["verdict"], row["reason"]) == (verdict, reason)
+    assert (row["low"] > 0 or row["high"] < 0) == (verdict != "undecided")
+
+
+def test_only_cells_of_the_same_size_text_budget_and_epochs_meet() -> None:
+    others = [run(3.0, size="b"), run(3.0, U=2_000_000), run(3.0, epochs=2.0), run(3.0, held_out="other")]
+    row = of(contrasts(table(run(4.0, density=0.5), *others, *noisy(5))), "equal_total", unique_tokens=1_000_000)
+    assert np.isnan(row["difference"])
+    assert (row["verdict"], row["reason"]) == ("undecided", "no dense cell of this size, U and epochs")
+
+
+def test_a_difference_that_stands_alone_is_no_verdict_among_many() -> None:
+    """p = 0.03 is one for a single contrast, and none beside forty without a difference."""
+    gap = stats.t.ppf(0.985, 30) * 0.01 * 2**0.5
+    alone = [run(4.0), run(4.0 - gap, density=0.5), *noisy(30)]
+    assert of(contrasts(table(*alone)), "equal_total", unique_tokens=1_000_000)["verdict"] == "sparse"
+    many = [run(4.0, density=density, U=U) for U in range(10**6 + 1, 10**6 + 41) for density in (1.0, 0.5)]
+    row = of(contrasts(table(*alone, *many)), "equal_total", unique_tokens=1_000_000)
+    assert row["p"] == pytest.approx(0.03)
+    assert row["p_adjusted"] == pytest.approx(1.0)
+    assert row["verdict"] == "undecided"
+
+
+def test_without_several_seeds_there_is_no_verdict() -> None:
+    found = contrasts(table(run(4.0), run(1.0, density=0.5)))
+    row = of(found, "equal_total")
+    assert (row["difference"], row["verdict"], row["reason"]) == (-3.0, "undecided", NO_NOISE)
+    assert found[["se", "low", "high", "p", "p_adjusted"]].isna().all(axis=None)
+    assert NO_NOISE in render(found, None)
+    borrowed = contrasts(table(run(4.0), run(1.0, density=0.5)), SeedNoise(0.01, 5, 5))
+    assert of(borrowed, "equal_total")["verdict"] == "sparse"
+
+
+def test_seeds_that_all_end_alike_are_no_noise() -> None:
+    row = of(contrasts(table(*seeds(4.0, 4.0), *seeds(3.9, 3.9, density=0.5))), "equal_total")
+    assert row["reason"] == NO_NOISE
+
+
+def test_diverged_cells_are_left_out_and_extrapolation_cells_are_not() -> None:
+    lost = [run(np.nan, status="diverged", seed=1), run(np.nan, density=0.25, status="diverged")]
+    found = contrasts(table(run(4.0, role="extrapolation"), run(3.9, density=0.5), *lost))
+    assert of(found, "equal_total")["dense_seeds"] == 1
+    assert set(found["density"]) == {0.5}
+
+
+def test_each_method_is_contrasted_with_dense() -> None:
+    both = [run(3.9, density=0.5), run(4.1, density=0.5, method="static")]
+    found = contrasts(table(run(4.0), *both, *noisy(9)))
+    at = {"unique_tokens": 1_000_000}
+    assert of(found, "equal_total", method="set", **at)["difference"] == pytest.approx(-0.1)
+    assert of(found, "equal_total", method="static", **at)["difference"] == pytest.approx(0.1)
+    assert "method" in render(found, noise_of(table(*noisy(9)))).splitlines()[3]
+
+
+def test_runs_that_differ_in_nothing_known_are_one_seed() -> None:
+    twins = [run(3.8, density=0.5), run(3.9, density=0.5, cell="twin"), run(4.0, density=0.5, seed=1)]
+    row = of(contrasts(table(run(4.0), *twins, *noisy(9))), "equal_total", unique_tokens=1_000_000)
+    assert row["sparse_loss"] == pytest.approx((3.85 + 4.0) / 2)
+    assert row["sparse_seeds"] == 2
+
+
+def test_of_several_settings_the_lowest_counts_and_their_number_is_allowed_for() -> None:
+    dense = [run(4.0), run(4.001, rate=2e-3), run(4.5, rate=3e-3)]
+    sparse = [run(4.05, density=0.5), run(4.06, density=0.5, rate=2e-3)]
+    row = of(contrasts(table(*dense, *sparse, *noisy(20))), "equal_total", unique_tokens=1_000_000)
+    assert row["difference"] == pytest.approx(0.05)
+    assert (row["sparse_of"], row["dense_of"]) == (2, 3)
+    se = 0.01 * 2**0.5
+    # Sparse is behind if one of three dense settings is below both of its own, the nearer of which is 0.05 above.
+    assert row["p"] == pytest.approx(2 * 3 * stats.t.sf(0.05 / se, 20))
+    assert row["low"] == pytest.approx(0.05 - stats.t.ppf(1 - 0.025 / 3, 20) * se)
+    assert row["high"] == pytest.approx(0.05 + stats.t.ppf(1 - 0.025 / 2, 20) * se)
+
+
+# ---------------------------------------------------------------------------------------------------- equal active
+
+
+def test_equal_active_takes_a_dense_size_that_is_near_enough() -> None:
+    row = of(contrasts(table(run(4.0, "b"), run(3.9, "d", density=0.252), run(5.0, "a"))), "equal_active")
+    assert (row["dense"], row["matched"], row["difference"]) == ("b", "equal", pytest.approx(-0.1))
+    assert (row["sparse_at"], row["dense_at"]) == (2_016_000, 2_000_000)
+
+
+def test_between_two_dense_sizes_the_loss_is_interpolated_in_ln_n() -> None:
+    dense = [*seeds(4.0, 4.02, size="b"), run(3.6, "c")]
+    row = of(
+        contrasts(table(*dense, run(3.7, "d", density=0.375), *noisy(19))), "equal_active", unique_tokens=1_000_000
+    )
+    share = np.log(3 / 2) / np.log(4 / 2)
+    assert row["dense_loss"] == pytest.approx((1 - share) * 4.01 + share * 3.6)
+    assert row["difference"] == pytest.approx(3.7 - row["dense_loss"])
+    sd = noise_of(table(*dense, *noisy(19))).sd
+    assert row["se"] == pytest.approx(sd * (1 + (1 - share) ** 2 / 2 + share**2) ** 0.5)
+    assert (row["matched"], row["dense"], row["dense_seeds"]) == ("interpolated", "0.42 × b + 0.58 × c", 3)
+    assert row["sparse_at"] == row["dense_at"] == 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("dense", "words"),
+    [("b", "as few active"), ("a", "as many active"), (None, "no dense cell of this U and epochs")],
+)
+def test_dense_losses_are_not_extrapolated(dense: str | None, words: str) -> None:
+    beside = [run(4.0, dense)] if dense else [run(4.0, "b", epochs=2.0)]
+    row = of(contrasts(table(*beside, run(3.9, "c", density=0.375))), "equal_active")
+    assert words in row["reason"]
+    assert np.isnan(row["difference"])
+    assert pd.isna(row["dense"])
+
+
+def test_a_chord_above_a_convex_loss_is_no_lead_of_sparse() -> None:
+    """Sparse on the dense curve itself, with so little noise that the chord is far above it, the parabola not."""
+
+    def loss(N: float) -> float:
+        return 3 + 2 * (N / 1e6) ** -0.5
+
+    dense = {size: run(loss(N), size) for size, N in SIZES.items() if size != "b"}
+    sparse = run(loss(2e6), "d", density=0.25)
+    noise = SeedNoise(0.01, 20, 20)
+    row = of(contrasts(table(*dense.values(), sparse), noise), "equal_active")
+    assert row["dense"] == "0.50 × a + 0.50 × c"
+    assert row["difference"] == pytest.approx(-0.0858, abs=1e-4)  # seven standard errors
+    assert row["verdict"] == "undecided"
+    assert row["low"] < -0.0858 < 0 < row["high"]
+    without = of(contrasts(table(dense["a"], dense["c"], sparse), noise), "equal_active")  # no third size to tell by
+    assert without["verdict"] == "sparse"
+    ahead = of(contrasts(table(*dense.values(), {**sparse, "val_loss": loss(2e6) - 0.1}), noise), "equal_active")
+    assert ahead["verdict"] == "sparse"
+
+
+# ----------------------------------------------------------------------------------------------------- equal FLOPs
+
+
+def brute_force(runs: pd.DataFrame, flops: str, noise: SeedNoise) -> dict[tuple[str, float, float], tuple[float, ...]]:
+    """(method, density, compute) → difference, low, high, p; all runs of one seed, and computes farther than 2 % apart
+    or equal."""
+    dense = [(row[flops], row["val_loss"]) for row in runs.to_dict("records") if row["density"] == 1]
+    found = {}
+    for method, density in {(m, s) for m, s in zip(runs["method"], runs["density"], strict=True) if s < 1}:
+        kind = runs[(runs["method"] == method) & (runs["density"] == density)]
+        arm = list(zip(kind[flops], kind["val_loss"], strict=True))
+        for C, own in arm:
+            mine = [loss for cost, loss in arm if cost <= C]
+            below = max((cost for cost, _ in dense if cost <= C), default=None)
+            above = min((cost for cost, _ in dense if cost >= C), default=None)
+            if own > min(mine) or below is None or above is None:
+                continue
+            at_C = [loss for cost, loss in dense if cost <= below]
+            up_to = [loss for cost, loss in dense if cost <= above]
+            share = 0.0 if above == below else np.log(C / below) / np.log(above / below)
+            stated = (1 - share) * min(at_C) + share * min(up_to)
+            se, t = noise.sd * 2**0.5, stats.t(noise.freedom)
+            p = [len(mine) * t.cdf((own - min(up_to)) / se), len(at_C) * t.sf((own - min(at_C)) / se)]
+            found[method, density, C] = (
+                own - stated,
+                own - min(at_C) - t.isf(0.025 / len(at_C)) * se,
+                own - min(up_to) + t.isf(0.025 / len(mine)) * se,
+                min(1.0, 2 * min(p)),
+            )
+    return found
+
+
+@pytest.mark.parametrize("flops", ["flops_dense", "flops_sparse"])
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_flops_against_brute_force(flops: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = [(size, density, epochs) for size in "abcd" for density in (1.0, 0.47, 0.31) for epochs in (1.0, 3.0, 9.0)]
+    rows = [run(0, size, density, epochs) for size, density, epochs in grid]
+    rows += [run(0, size, 0.31, epochs, method="static") for size, _, epochs in grid[::4]]
+    for row in rows:
+        row["val_loss"] = 7 - 0.1 * np.log(row["flops_dense"]) + 0.1 * row["density"] + rng.normal(0, 0.05)
+    gone = (("d", 1.0, 9.0), ("a", 0.31, 1.0))[:seed]
+    kept = [row for row in rows if (row["size"], row["density"], row["epochs"]) not in gone]
+    runs, noise = table(*rng.permutation(kept)), SeedNoise(0.03, 7, 7)
+    found = compared(contrasts(runs, noise))
+    found = found[found["comparison"] == f"equal_{flops}"].set_index(["method", "density", "sparse_at"])
+    expected = brute_force(runs, flops, noise)
+    assert set(found.index) == set(expected)
+    assert len(expected) > 8
+    for place, numbers in expected.items():
+        assert found.loc[place, ["difference", "low", "high", "p"]].tolist() == pytest.approx(numbers)
+    assert (found["low"] <= found["difference"]).all()
+    assert (found["difference"] <= found["high"]).all()
+    assert set(found["matched"]) == ({"interpolated"} if flops == "flops_sparse" else {"equal"})
+
+
+def test_beyond_the_computes_of_dense_cells_nothing_is_compared() -> None:
+    found = contrasts(table(run(4.0, "b"), run(3.9, "a", density=0.5), run(3.8, "d", density=0.5)))
+    found = found[found["comparison"] == "equal_flops_dense"]
+    assert found["reason"].tolist() == [f"no dense cell of as {much} compute at this U" for much in ("little", "much")]
+
+
+def test_between_two_computes_sparse_has_to_beat_the_higher_one() -> None:
+    """Between dense 4.0 at half its compute and 3.8 at twice: 3.88 is ahead of what 3.9 is interpolated to, yet a
+    dense model of this compute may be as low."""
+    dense = [run(4.0, "a"), run(3.8, "d")]
+    for loss, verdict in ((3.88, "undecided"), (3.7, "sparse"), (4.1, "dense"), (3.93, "undecided")):
+        row = of(
+            contrasts(table(*dense, run(loss, "b", density=0.5, epochs=2.828427)), SeedNoise(0.002, 9, 9)),
+            "equal_flops_sparse",
+        )
+        assert row["dense_loss"] == pytest.approx(3.9, abs=1e-4)
+        assert row["dense"] == "0.50 × a, 1 ep. + 0.50 × d, 1 ep."
+        assert row["verdict"] == verdict
+
+
+# ------------------------------------------------------------------------------------------- how often it is wrong
+
+
+def test_intervals_of_two_minima_hold_the_truth_and_tests_keep_their_level() -> None:
+    """Means as they come, equal ones among them, of few and of many on either side."""
+    rng = np.random.default_rng(0)
+    n, held, false = 1500, 0, {"below": 0, "above": 0}
+    freedom, sd = 12, 0.1
+    for trial in range(n):
+        mine, theirs = (
+            rng.normal(0, spread, k) for spread, k in zip(rng.choice([0, 0.1, 0.5], 2), (2, 6), strict=True)
+        )
+        sides = []
+        for means in (mine, theirs):
+            variance = 1 / rng.integers(1, 4, len(means))
+            sides.append(pd.DataFrame({"loss": means + rng.normal(0, sd * variance**0.5), "variance": variance}))
+        noise = SeedNoise(sd * (rng.chisquare(freedom) / freedom) ** 0.5, freedom, freedom)
+        found, truth = compare(*sides[:: 1 if trial % 2 else -1], noise), mine.min() - theirs.min()
+        truth *= 1 if trial % 2 else -1
+        held += found.low <= truth <= found.high
+        false["below"] += found.p_below <= 0.05 and truth >= 0
+        false["above"] += found.p_above <= 0.05 and truth <= 0
+    tolerance = 3 * (0.05 * 0.95 / n) ** 0.5
+    assert held / n >= 0.95 - tolerance
+    assert all(count / n <= 0.05 + tolerance for count in false.values())
+
+
+def test_where_nothing_differs_verdicts_are_as_rare_as_is_said() -> None:
+    rng = np.random.default_rng(1)
+    grid = [(size, density, epochs) for size in "abc" for density in (1.0, 0.5, 0.3) for epochs in (1.0, 1.5)]
+    tables, single = 100, []
+    decided = dict.fromkeys(COMPARISONS, 0)
+    rows = [run(4.0, *cell, seed=seed) for cell in grid for seed in range(2)]
+    for _ in range(tables):
+        runs = table(*rows)
+        runs["val_loss"] += rng.normal(0, 0.02, len(runs))
+        found = contrasts(runs)
+        for comparison, part in found.groupby("comparison"):
+            decided[str(comparison)] += (part["verdict"] != "undecided").any()
+        single.append(of(found, "equal_total", size="b", density=0.5, epochs=1.5)["p"])
+    tolerance = 3 * (0.05 * 0.95 / tables) ** 0.5
+    assert all(count / tables <= 0.05 + tolerance for count in decided.values()), decided
+    assert decided["equal_total"] > 0  # a rule that never decides would pass
+    assert abs(np.mean(np.array(single) <= 0.05) - 0.05) <= tolerance
+    assert stats.kstest(single, "uniform").pvalue > 0.01
+
+
+# ------------------------------------------------------------------------------------------------------ odd tables
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [run(4.0), run(4.0, "b")],
+        [run(4.0, density=0.5), run(4.1, "b", density=0.25)],
+        [run(np.nan, density=0.5, status="diverged")],
+        noisy(3),
+    ],
+    ids=["dense only", "sparse only", "nothing finished", "no U in common"],
+)
+def test_tables_without_anything_to_compare(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    runs = table(*rows)
+    found = contrasts(runs)
+    assert list(found.columns) == list(COLUMNS)
+    assert not len(compared(found))
+    assert set(found["verdict"]) <= {"undecided"}
+    assert not found["reason"].isin(["", "within the noise", NO_NOISE]).any()
+    assert render(found, noise_of(runs))
+    write_contrasts(found, tmp_path / "contrasts.csv")
+    pd.testing.assert_frame_equal(read_contrasts(tmp_path / "contrasts.csv"), found)
+
+
+def test_tables_of_other_origin(tmp_path: Path) -> None:
+    """Neither seeds nor FLOPs, embedding nor head; in the last, nothing but N, D and the loss."""
+    validation_runs().to_csv(tmp_path / "published.csv", index=False)
+    found = contrasts(read_table(tmp_path / "published.csv"))
+    assert set(found["comparison"]) == {"equal_total", "equal_active"}
+    assert set(found["verdict"]) == {"undecided"}
+    (tmp_path / "bare.csv").write_text("params_active,tokens,val_loss\n1000,1000,4.0\n2000,1000,3.9\n")
+    assert not len(contrasts(read_table(tmp_path / "bare.csv")))
+
+
+def test_active_parameters_are_the_known_ones(tmp_path: Path) -> None:
+    text = "params_active,density,tokens,epochs,size,val_loss\n2000,1,9000,1,s,4.0\n1990,0.5,9000,1,m,3.9\n"
+    (tmp_path / "runs.csv").write_text(text)
+    row = of(contrasts(read_table(tmp_path / "runs.csv")), "equal_active")
+    assert (row["sparse_at"], row["dense_at"], row["difference"]) == (1990, 2000, pytest.approx(-0.1))
+
+
+def test_a_table_of_contrasts_reads_back(tmp_path: Path) -> None:
+    found = contrasts(table(run(4.0), run(3.9, density=0.5), run(4.2, density=0.25, method="static"), *noisy(3)))
+    write_contrasts(found, tmp_path / "new" / "contrasts.csv")
+    pd.testing.assert_frame_equal(read_contrasts(tmp_path / "new" / "contrasts.csv"), found)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"", "not a CSV table"),
+        (b"\xff\xfe\x00", "not a CSV table"),
+        (b"a,b\n1,2\n", "is not the table of contrasts"),
+        ((",".join(COLUMNS) + "\n" + ",".join(["x"] * len(COLUMNS)) + "\n").encode(), "wrong type"),
+    ],
+)
+def test_what_is_no_table_of_contrasts(content: bytes | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "contrasts.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"contrasts\.csv: {words}|{words}.*Make it with `sparsedc runs contrast`"):
+        read_contrasts(tmp_path / "contrasts.csv")
