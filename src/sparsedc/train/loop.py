@@ -135,7 +135,9 @@ def check_ranks(spec: Spec, ranks: int) -> None:
 def evaluate(trainer: Trainer, tokens: Tokens) -> HeldOut:
     """Held-out loss over every token of a split."""
     spec, work = trainer.spec, trainer.work
-    batch = max(1, EVALUATION_LOGITS // (spec.vocab_size * spec.sequence_length))
+    there_are = -(-len(tokens.ids) // spec.sequence_length)  # sequences, and a batch beyond them would be filled up
+    fit = EVALUATION_LOGITS // (spec.vocab_size * spec.sequence_length)
+    batch = max(1, min(fit, -(-there_are // work.ranks.size)))
     if work.fast and work.micro_batch_sequences:
         batch = work.micro_batch_sequences
     losses = token_losses(
