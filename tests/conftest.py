@@ -23,8 +23,9 @@ SMALL: dict[str, Any] = {
     "grid": [{"sizes": ["13k"], "densities": [1, 0.5], "unique_tokens": [4096], "epochs": [1, 2]}],
 }
 
-# Servers start when they are asked for, and get ready some time later, as real ones do.
-CONTROL = f"""#!{sys.executable}
+# Servers start when they are asked for, and get ready some time later, as real ones do. Without `site`, Python starts
+# in a moment.
+CONTROL = f"""#!{sys.executable} -IS
 import os, pathlib, sys, time
 folder = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
 server = folder / "server"

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from sparsedc.study import load_study
-from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, traced, tracing, write_study
+from waiting import PATIENCE, wait_for
+from workflows import COMMAND, ENVIRONMENT, new_folder, planned, snakemake, steps_traced, traced, tracing, write_study
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 
@@ -36,12 +37,12 @@ TABLE = "results/micro/runs.csv"
 class Run:
     """Snakemake at work in a folder, as the leader of a process group, as from a terminal."""
 
-    def __init__(self, folder, *targets):
+    def __init__(self, folder, *targets, **how):
         self.folder = folder
         self.log = (folder / "run.log").open("w")
         self.process = subprocess.Popen(
             [*COMMAND, *targets], cwd=folder, stdout=self.log, stderr=self.log, start_new_session=True,
-            env={**ENVIRONMENT, **tracing(folder)},
+            env={**ENVIRONMENT, **tracing(folder, **how)},
         )  # fmt: skip
 
     def said(self):
@@ -60,9 +61,8 @@ class Run:
 def steps(folder):
     """Of each cell, in the order in which they were taken: who took it, and its number."""
     taken = {cell.fingerprint: [] for cell in CELLS.values()}
-    for line in (folder / "trace").read_text().splitlines():
-        fingerprint, pid, step, _ = line.split()
-        taken[fingerprint].append((int(pid), int(step)))
+    for fingerprint, pid, step, _ in steps_traced(folder):
+        taken[fingerprint].append((pid, step))
     return taken
 
 
@@ -85,15 +85,6 @@ def processes(folder):
         except OSError:
             continue
     return found
-
-
-def wait_for(condition, seconds=60):
-    """The condition's value, once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return value
 
 
 def results(folder):
@@ -178,12 +169,12 @@ def test_a_cell_that_ended_unseen_is_done(untrained):
 def test_ctrl_c_leaves_checkpoints_and_nothing_else(undisturbed, untrained, signals):
     """Whoever presses it again before all has ended loses nothing, either."""
     targets = [f"results/micro/cells/{cell}/metrics.json" for cell in list(CELLS)[:2]]
-    with Run(untrained, *targets) as run:
-        wait_for(lambda: sum(map(bool, steps(untrained).values())) == 2)
+    with Run(untrained, *targets, wait_at=40) as run:
+        wait_for(lambda: sum(len(taken) == 40 for taken in steps(untrained).values()) == 2)
         for _ in range(signals):
             os.killpg(run.process.pid, signal.SIGINT)
             time.sleep(0.1)
-        assert run.process.wait(60) in {1: [1], 2: [1, -signal.SIGINT]}[signals]
+        assert run.process.wait(PATIENCE) in {1: [1], 2: [1, -signal.SIGINT]}[signals]
         wait_for(lambda: not processes(untrained))
         assert run.said().count("stopped; run it again to go on from its last checkpoint") == 2
         assert signals == 2 or "Traceback" not in run.said()  # Snakemake's own, then

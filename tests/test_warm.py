@@ -21,36 +21,14 @@ from typing import Any
 import pytest
 import yaml
 
-from sparsedc.spec import FINGERPRINT_LENGTH, canonical_json, fingerprint
+from sparsedc.spec import read_spec
 from sparsedc.train.placement import SLOTS, Demand, Gpus, visible_gpus
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
+from waiting import PATIENCE, alive, children, handles, holds, wait_for
+from workflows import steps_traced, traced, tracing
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """The condition's value, once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 class Run:
@@ -58,10 +36,14 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(["sleep", "600"])
-        self.name = f"{self.process.pid} 1700000000.5"
-        self.environment = {**os.environ, RUN_VARIABLE: self.name, "TMPDIR": str(folder)}
+        self.environment = {**os.environ, "TMPDIR": str(folder)}
         self.environment.pop(FORKED_VARIABLE, None)
+        self.begin()
+
+    def begin(self) -> None:
+        self.process = subprocess.Popen(["sleep", "3600"])
+        self.name = f"{self.process.pid} 1700000000.5"
+        self.environment[RUN_VARIABLE] = self.name
 
     @property
     def address(self) -> Path:
@@ -86,17 +68,33 @@ class Run:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def finish(self) -> None:
+        """End it, and at once the server that it may have."""
+        server = self.server()
+        self.end()
+        if server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, signal.SIGKILL)
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One server for the whole module. Its last test sees that it ends; should tests fail, this ends it."""
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One run, and so one server, for most tests."""
     run = Run(tmp_path_factory.mktemp("w"))
     yield run
-    server = run.server()
-    run.end()
-    if server is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server, signal.SIGKILL)
+    run.finish()
+
+
+@pytest.fixture
+def run(lasting: Run) -> Run:
+    """That one, or the next where a test has ended it."""
+    if lasting.ended:
+        lasting.begin()
+    return lasting
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def waiting_job(run: Run, pipe: Path) -> Iterator[tuple["subprocess.Popen[str]",
     try:
         server = wait_for(run.server)
         (job,) = wait_for(lambda: children(server))
-        wait_for(lambda: os.readlink(f"/proc/{job}/fd/1").startswith("pipe"))  # the client's; the server has none
+        wait_for(lambda: holds(job, client, "1"))
         yield client, job
     finally:
         client.kill()
@@ -122,34 +120,35 @@ def waiting_job(run: Run, pipe: Path) -> Iterator[tuple["subprocess.Popen[str]",
 
 
 def test_output_and_directory_are_the_clients(run: Run, study_folder: Path) -> None:
-    out, err = (client := run.client("study", "check", "study.yaml", cwd=study_folder)).communicate(timeout=60)
+    out, err = (client := run.client("study", "check", "study.yaml", cwd=study_folder)).communicate(timeout=PATIENCE)
     assert (client.returncode, out, err) == (0, "study.yaml: 4 cells (4 fit, 0 extrapolation)\n", "")
 
 
 def test_the_server_is_there_and_serves_the_next_client(run: Run, study_folder: Path) -> None:
+    assert run.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
     server = run.server()
     assert server is not None
-    assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
+    assert run.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
     assert run.server() == server
     assert children(server) == []
 
 
 def test_bad_input_is_status_2_with_its_message(run: Run, study_folder: Path) -> None:
-    out, err = (client := run.client("study", "check", "none.yaml", cwd=study_folder)).communicate(timeout=60)
+    out, err = (client := run.client("study", "check", "none.yaml", cwd=study_folder)).communicate(timeout=PATIENCE)
     assert (client.returncode, out) == (2, "")
     assert err == "error: study file = none.yaml: No such file or directory. Name a study file.\n"
 
 
 def test_usage_error_is_status_2(run: Run) -> None:
     client = run.client("study", "no-such-command")
-    assert "no-such-command" in client.communicate(timeout=60)[1]
+    assert "no-such-command" in client.communicate(timeout=PATIENCE)[1]
     assert client.returncode == 2
 
 
 def test_an_exception_is_status_1_with_its_traceback(run: Run, study_folder: Path) -> None:
     (study_folder / "cells.tsv").write_text("no\tcells\n1\t2\n")
     client = run.client("runs", "collect", study_folder / "cells.tsv", study_folder / "runs.csv")
-    assert "Traceback" in client.communicate(timeout=60)[1]
+    assert "Traceback" in client.communicate(timeout=PATIENCE)[1]
     assert client.returncode == 1
 
 
@@ -157,7 +156,7 @@ def test_an_exception_is_status_1_with_its_traceback(run: Run, study_folder: Pat
 def test_a_killed_job_is_128_and_the_signal(run: Run, study_folder: Path, number: signal.Signals) -> None:
     with waiting_job(run, study_folder / "pipe") as (client, job):
         os.kill(job, number)
-        assert client.wait(timeout=30) == 128 + number
+        assert client.wait(PATIENCE) == 128 + number
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -169,7 +168,7 @@ def test_a_killed_client_ends_its_job_alone(run: Run, study_folder: Path, number
         client.send_signal(number)
         wait_for(lambda: not alive(job))
         (study_folder / "other").write_text((study_folder / "study.yaml").read_text())  # lets the other job go on
-        assert other.wait(timeout=30) == 0
+        assert other.wait(PATIENCE) == 0
 
 
 def test_jobs_run_side_by_side_and_each_hears_of_its_own_end(run: Run, study_folder: Path) -> None:
@@ -179,9 +178,9 @@ def test_jobs_run_side_by_side_and_each_hears_of_its_own_end(run: Run, study_fol
     clients = [run.client("study", "check", pipe) for pipe in pipes]
     wait_for(lambda: len(children(wait_for(run.server))) == 3)
     pipes[2].write_text("")  # no study
-    assert clients[2].wait(timeout=30) == 2
+    assert clients[2].wait(PATIENCE) == 2
     pipes[0].write_text((study_folder / "study.yaml").read_text())
-    assert clients[0].wait(timeout=30) == 0
+    assert clients[0].wait(PATIENCE) == 0
     assert clients[1].poll() is None
     clients[1].kill()
     clients[1].wait()
@@ -194,15 +193,15 @@ def test_a_client_that_dies_before_it_has_spoken_harms_nobody(run: Run, study_fo
         with socket.socket(socket.AF_UNIX) as dying:
             dying.connect(str(run.address))
             dying.sendall(said)
-        assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=30) == 0
+        assert run.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
         (study_folder / "pipe").write_text((study_folder / "study.yaml").read_text())
-        assert client.wait(timeout=30) == 0
+        assert client.wait(PATIENCE) == 0
 
 
 def test_the_environment_is_the_clients(run: Run, study_folder: Path) -> None:
     """NO_COLOR and COLUMNS reach the job: its usage text is as wide as the client says."""
     wide, narrow = (
-        run.client("study", "--help", COLUMNS=columns, TERMINAL_WIDTH=columns).communicate(timeout=60)[0]
+        run.client("study", "--help", COLUMNS=columns, TERMINAL_WIDTH=columns).communicate(timeout=PATIENCE)[0]
         for columns in ("120", "50")
     )
     assert max(map(len, wide.splitlines())) > max(map(len, narrow.splitlines()))
@@ -213,21 +212,22 @@ def test_a_killed_server_takes_its_jobs_with_it_and_another_takes_its_place(run:
         server = run.server()
         assert server is not None
         os.kill(server, signal.SIGKILL)
-        assert client.wait(timeout=30) == 1
+        assert client.wait(PATIENCE) == 1
         wait_for(lambda: not Path(f"/proc/{job}").exists() or "State:\tZ" in Path(f"/proc/{job}/status").read_text())
-    assert run.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
+    assert run.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
     assert run.server() not in (None, server)
 
 
 def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folder: Path) -> None:
-    server = wait_for(run.server)
-    assert run.address.exists()
     with waiting_job(run, study_folder / "pipe") as (client, _):
+        server = run.server()
+        assert server is not None
+        assert run.address.exists()
         run.end()
         time.sleep(1.5)  # longer than the server takes to look
         assert alive(server)  # for the job's sake
         (study_folder / "pipe").write_text((study_folder / "study.yaml").read_text())
-        assert client.wait(timeout=30) == 0
+        assert client.wait(PATIENCE) == 0
     wait_for(lambda: not alive(server))
     assert not run.address.exists()
 
@@ -247,18 +247,24 @@ def run_with_two_gpus(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """For tests that build on each other's workers."""
+def lasting_with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     run = run_with_two_gpus(tmp_path_factory.mktemp("g"))
+    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     yield run
-    run.end()
+    run.finish()
 
 
-@pytest.fixture(scope="module")
-def with_two_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    run = run_with_two_gpus(tmp_path_factory.mktemp("t"))
-    yield run
-    run.end()
+@pytest.fixture
+def with_gpus(lasting_with_gpus: Run) -> Run:
+    """One run for most tests, without workers of those before."""
+    run = lasting_with_gpus
+    if run.ended:
+        run.begin()
+    elif server := run.server():
+        for worker in children(server):
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: children(server) == [])
+    return run
 
 
 @pytest.fixture
@@ -267,21 +273,42 @@ def cells(write_results: Callable[[Path], list[Path]], tmp_path: Path) -> list[P
     return write_results(tmp_path)
 
 
-def long_cell(spec: Path) -> Path:
-    """The same cell with 200 times the epochs."""
-    content = json.loads(spec.read_text())
-    content["epochs"] *= 200
-    path = spec.with_name(f"long-{fingerprint(content)[:FINGERPRINT_LENGTH]}.json")
-    path.write_text(canonical_json(content))
-    return path
+@pytest.fixture
+def idle(with_gpus: Run, cells: list[Path]) -> int:
+    """The run's only worker, which has trained the last of the cells."""
+    assert train(with_gpus, cells[3], "--device", "cpu").wait(PATIENCE) == 0
+    (worker,) = workers(with_gpus)
+    return worker
 
 
 def metrics_of(spec: Path) -> Path:
     return spec.parents[1] / "out" / spec.stem / "metrics.json"
 
 
-def train(run: Run, spec: Path, *options: str) -> "subprocess.Popen[str]":
-    return run.client("train", spec, metrics_of(spec), *options)
+def train(run: Run, spec: Path, *options: str, **environment: str) -> "subprocess.Popen[str]":
+    return run.client("train", spec, metrics_of(spec), *options, **environment)
+
+
+def pausing(folder: Path) -> dict[str, str]:
+    """The environment in which trainers wait after their third step, until they are asked to stop; see `paused`."""
+    (folder / "trace").touch()
+    return {"TRACE": str(folder / "trace"), "WAIT_AT": "3"}
+
+
+def paused(folder: Path) -> list[int]:
+    return [pid for _, pid, step, _ in steps_traced(folder) if step == 3]
+
+
+def has_begun(run: Run, client: "subprocess.Popen[str]") -> bool:
+    """Has a worker the client's cell?"""
+    return any(holds(worker, client, "1") for worker in workers(run))
+
+
+def waits(run: Run, client: "subprocess.Popen[str]") -> bool:
+    """Has the server its cell, and no place for it? Which it knows once it has done what was asked later."""
+    wait_for(lambda: holds(wait_for(run.server), client))
+    assert run.client("study", "--help").wait(PATIENCE) == 0
+    return holds(wait_for(run.server), client)
 
 
 def workers(run: Run) -> list[int]:
@@ -304,7 +331,7 @@ def held(spec: Path) -> Iterator[Callable[[], None]]:
 def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path]) -> None:
     pids = set()
     for spec in cells:
-        _, err = (client := train(with_gpus, spec, "--device", "cpu")).communicate(timeout=120)
+        _, err = (client := train(with_gpus, spec, "--device", "cpu")).communicate(timeout=PATIENCE)
         assert client.returncode == 0, err
         assert err.startswith(f"{spec.stem}: held-out loss ")  # and it has ended: the worker holds no stream of it
         pids.update(workers(with_gpus))
@@ -320,27 +347,26 @@ def test_a_worker_trains_one_cell_after_another(with_gpus: Run, cells: list[Path
     assert losses[0] == losses[1]  # nothing is left over from the cells before
 
 
-def test_other_commands_are_not_for_workers(with_gpus: Run, study_folder: Path) -> None:
-    before = workers(with_gpus)
-    assert with_gpus.client("study", "check", study_folder / "study.yaml").wait(timeout=60) == 0
-    assert workers(with_gpus) == before
+def test_other_commands_are_not_for_workers(with_gpus: Run, idle: int, study_folder: Path) -> None:
+    assert with_gpus.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
+    assert workers(with_gpus) == [idle]
 
 
-def test_cells_spread_over_gpus_and_failures_end_their_workers_alone(with_gpus: Run, cells: list[Path]) -> None:
+def test_cells_spread_over_gpus_and_failures_end_their_workers_alone(
+    with_gpus: Run, idle: int, cells: list[Path]
+) -> None:
     """Without a real GPU a cell that is not told to use the CPU fails, and says which GPU it was given."""
-    idle = set(workers(with_gpus))
-    assert len(idle) == 1
     with contextlib.ExitStack() as stack:
         releases = [stack.enter_context(held(spec)) for spec in cells[:3]]
         clients = []
         for number, spec in enumerate(cells[:3], start=1):
             clients.append(train(with_gpus, spec))
             wait_for(lambda number=number: len(workers(with_gpus)) == number)
-        assert idle <= set(workers(with_gpus))
+        assert idle in workers(with_gpus)
         found = []
         for client, release in zip(clients, releases, strict=True):
             release()
-            err = client.communicate(timeout=60)[1]
+            err = client.communicate(timeout=PATIENCE)[1]
             assert client.returncode == 2
             (gpu,) = re.findall(r"CUDA_VISIBLE_DEVICES = (\d)", err)
             found.append(gpu)
@@ -358,23 +384,22 @@ def test_killed_clients_and_workers_harm_no_other_cell(with_gpus: Run, cells: li
         first.wait()
         wait_for(lambda: not alive(one))
         third = train(with_gpus, cells[2], "--device", "cpu")
-        assert third.wait(timeout=120) == 0
+        assert third.wait(PATIENCE) == 0
         release()
-        assert second.wait(timeout=120) == 0
+        assert second.wait(PATIENCE) == 0
         assert other in workers(with_gpus)
     with held(cells[3]):
-        before = set(workers(with_gpus))
         last = train(with_gpus, cells[3], "--device", "cpu")
-        time.sleep(0.5)  # until an idle worker has it
-        for worker in before:
+        wait_for(lambda: has_begun(with_gpus, last))
+        for worker in workers(with_gpus):
             os.kill(worker, signal.SIGKILL)
-        assert last.wait(timeout=30) == 128 + signal.SIGKILL
+        assert last.wait(PATIENCE) == 128 + signal.SIGKILL
     wait_for(lambda: workers(with_gpus) == [])
 
 
 def test_a_client_that_hangs_up_at_once_harms_no_other(with_gpus: Run, cells: list[Path]) -> None:
     """Its worker may be killed with the job unread, or between two jobs."""
-    assert train(with_gpus, cells[0], "--device", "cpu").wait(timeout=120) == 0
+    assert train(with_gpus, cells[0], "--device", "cpu").wait(PATIENCE) == 0
     server = with_gpus.server()
     job = {"arguments": ["train", "x"], "directory": "/", "environment": {"BIG": "x" * 300_000}}
     message = json.dumps(job).encode()
@@ -383,17 +408,15 @@ def test_a_client_that_hangs_up_at_once_harms_no_other(with_gpus: Run, cells: li
             hasty.connect(str(with_gpus.address))
             socket.send_fds(hasty, [len(message).to_bytes(8, "big")], [0, 1, 2])
             hasty.sendall(message)
-    assert train(with_gpus, cells[1], "--device", "cpu").wait(timeout=120) == 0
+    assert train(with_gpus, cells[1], "--device", "cpu").wait(PATIENCE) == 0
     assert with_gpus.server() == server
 
 
-def test_workers_end_with_the_run(with_gpus: Run, cells: list[Path]) -> None:
-    assert train(with_gpus, cells[0], "--device", "cpu").wait(timeout=120) == 0
-    wait_for(lambda: len(workers(with_gpus)) == 1)  # those of clients that hung up may be on their way out
-    server, (worker,) = with_gpus.server(), workers(with_gpus)
+def test_workers_end_with_the_run(with_gpus: Run, idle: int) -> None:
+    server = with_gpus.server()
     assert server is not None
     with_gpus.end()
-    wait_for(lambda: not alive(server) and not alive(worker))
+    wait_for(lambda: not alive(server) and not alive(idle))
 
 
 @pytest.fixture
@@ -413,9 +436,9 @@ def test_workers_share_their_gpu_through_a_daemon_of_its_own(with_mps: Run, cell
         server = wait_for(with_mps.server)
         wait_for(lambda: len(children(server)) == 2)  # the daemon of one GPU, and a worker on it
         clients.append(train(with_mps, cells[1]))
-        assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=60)[1]
+        assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=PATIENCE)[1]
         release()
-        assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=60)[1]
+        assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=PATIENCE)[1]
     folders = sorted(with_mps.address.parent.glob("*.mps*"))
     assert [(folder / "gpu").read_text() for folder in folders] == ["5", "6"]
     with_mps.end()
@@ -427,7 +450,7 @@ def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(with_mps: 
     with_mps.environment["CUDA_VISIBLE_DEVICES"] = "5"
 
     def daemon() -> Path:
-        assert "CUDA_VISIBLE_DEVICES = 0" in train(with_mps, cells[0]).communicate(timeout=60)[1]
+        assert "CUDA_VISIBLE_DEVICES = 0" in train(with_mps, cells[0]).communicate(timeout=PATIENCE)[1]
         (folder,) = with_mps.address.parent.glob("*.mps*")
         assert (folder / "server").exists()
         return folder
@@ -456,134 +479,127 @@ def test_idle_workers_do_not_outlive_a_daemon_or_the_failure_of_another_worker(
             first = train(with_mps, waits, "--device", "cpu")
             wait_for(lambda: len(workers(with_mps)) == 2)  # the daemon and it
             second = train(with_mps, cells[1], "--device", "cpu")
-            assert second.wait(60) == 0, second.stderr
+            assert second.wait(PATIENCE) == 0, second.stderr
             release()
-            assert first.wait(60) == 0, first.stderr
+            assert first.wait(PATIENCE) == 0, first.stderr
         return workers(with_mps)
 
     daemon, *idle = sorted(leave_two_idle(cells[0]))
     assert len(idle) == 2
     with held(cells[2]):
         failing = train(with_mps, cells[2], "--device", "cpu")
-        time.sleep(1)  # for it to reach the worker that has been there longest, of which nothing tells
-        os.kill(idle[0], signal.SIGKILL)
-        assert failing.wait(60) == 128 + signal.SIGKILL
+        wait_for(lambda: has_begun(with_mps, failing))
+        os.kill(next(worker for worker in idle if holds(worker, failing)), signal.SIGKILL)
+        assert failing.wait(PATIENCE) == 128 + signal.SIGKILL
     wait_for(lambda: workers(with_mps) == [daemon])
     daemon, *idle = sorted(leave_two_idle(cells[3]))
     os.kill(daemon, signal.SIGKILL)
     wait_for(lambda: not alive(daemon))
     last = train(with_mps, cells[1], "--device", "cpu")
-    assert last.wait(60) == 0, last.stderr
+    assert last.wait(PATIENCE) == 0, last.stderr
     wait_for(lambda: not any(alive(worker) for worker in idle))
-    assert len(workers(with_mps)) == 2
+    wait_for(lambda: len(workers(with_mps)) == 2)
 
 
 def test_a_daemon_that_the_user_runs_is_left_to_the_user(with_mps: Run, cells: list[Path]) -> None:
     with_mps.environment |= {"CUDA_VISIBLE_DEVICES": "5", "CUDA_MPS_PIPE_DIRECTORY": "/theirs"}
-    assert "CUDA_VISIBLE_DEVICES = 5" in train(with_mps, cells[0]).communicate(timeout=60)[1]
+    assert "CUDA_VISIBLE_DEVICES = 5" in train(with_mps, cells[0]).communicate(timeout=PATIENCE)[1]
 
 
 def test_a_cell_of_two_gpus_has_them_to_itself_and_others_wait_for_their_turn(
-    with_two_gpus: Run, cells: list[Path]
+    with_gpus: Run, idle: int, cells: list[Path]
 ) -> None:
     """Ranks on the CPU wait for no GPU of their own, but the server gives them two all the same."""
-    run = with_two_gpus
-    assert train(run, cells[3], "--device", "cpu").wait(60) == 0
-    (one,) = workers(run)
+    run = with_gpus
     with held(cells[0]) as release:
         first = train(run, cells[0], "--device", "cpu")
-        time.sleep(0.5)  # until it has it
+        wait_for(lambda: holds(idle, first, "1"))
         pair = train(run, cells[1], "--device", "cpu", "--ranks", "2")
-        time.sleep(0.5)
+        assert waits(run, pair)
         third = train(run, cells[2], "--device", "cpu")  # there is room for it, but it is not its turn
-        time.sleep(1)
-        assert workers(run) == [one]
+        assert waits(run, third)
+        assert workers(run) == [idle]
         release()
-        assert first.wait(60) == 0
-        launcher = wait_for(lambda: set(workers(run)) - {one}).pop()
-        wait_for(lambda: not alive(one))  # it has left the GPU
+        assert first.wait(PATIENCE) == 0
+        launcher = wait_for(lambda: set(workers(run)) - {idle}).pop()
+        wait_for(lambda: not alive(idle))  # it has left the GPU
         ranks = wait_for(lambda: len(found := children(launcher)) == 2 and found)
-        time.sleep(1)  # in which they have begun, and import torch
         for rank in ranks:
-            assert "CUDA_VISIBLE_DEVICES=0,1" in Path(f"/proc/{rank}/environ").read_text().split("\0")
+            environment = Path(f"/proc/{rank}/environ")
+            wait_for(lambda environment=environment: "CUDA_VISIBLE_DEVICES=0,1" in environment.read_text().split("\0"))
         assert workers(run) == [launcher]
-        assert pair.wait(120) == 0, pair.communicate()
-        assert third.wait(120) == 0, third.communicate()
+        assert pair.wait(PATIENCE) == 0, pair.communicate()
+        assert third.wait(PATIENCE) == 0, third.communicate()
     assert json.loads(metrics_of(cells[1]).read_text())["ranks"] == 2
 
 
-def test_ranks_that_cannot_share_a_batch_are_refused_before_they_start(with_two_gpus: Run, cells: list[Path]) -> None:
-    client = train(with_two_gpus, cells[0], "--ranks", "3", "--device", "cpu")  # more than there are GPUs
-    err = client.communicate(timeout=60)[1]
+def test_ranks_that_cannot_share_a_batch_are_refused_before_they_start(with_gpus: Run, cells: list[Path]) -> None:
+    client = train(with_gpus, cells[0], "--ranks", "3", "--device", "cpu")  # more than there are GPUs
+    err = client.communicate(timeout=PATIENCE)[1]
     assert client.returncode == 2
     assert err.count("\n") == 1
     assert "4 sequences, which 3 ranks cannot share" in err
 
 
 def test_a_cell_that_is_asked_to_stop_leaves_a_checkpoint_whoever_else_is_told(
-    with_two_gpus: Run, tmp_path: Path, write_results: Callable[[Path], list[Path]]
+    with_gpus: Run, cells: list[Path], tmp_path: Path
 ) -> None:
     """A scheduler tells every process at once: client, server and trainer."""
-    spec = long_cell(write_results(tmp_path)[0])
-    client = train(with_two_gpus, spec, "--device", "cpu")
-    server = wait_for(with_two_gpus.server)
-    work = tmp_path / "work"
-    wait_for(lambda: list(work.glob("*/lock")))
-    time.sleep(1)  # until it trains
+    client = train(with_gpus, cells[0], "--device", "cpu", **pausing(tmp_path))
+    wait_for(lambda: paused(tmp_path))
+    wait_for(lambda: handles(client.pid, signal.SIGTERM))
+    server = wait_for(with_gpus.server)
     for process in (client.pid, server, *children(server)):
         os.kill(process, signal.SIGTERM)
-    assert client.wait(60) == 128 + signal.SIGTERM
-    assert len(list(work.glob("*/checkpoint-*.sha256"))) == 1
-    assert with_two_gpus.server() == server
-    again = train(with_two_gpus, spec, "--device", "cpu")
-    assert again.wait(120) == 0, again.communicate()
+    assert client.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert len(list((tmp_path / "work").glob("*/checkpoint-*.sha256"))) == 1
+    assert with_gpus.server() == server
+    again = train(with_gpus, cells[0], "--device", "cpu", **pausing(tmp_path))
+    assert again.wait(PATIENCE) == 0, again.communicate()
+    assert [step for _, _, step, _ in steps_traced(tmp_path)] == list(range(1, read_spec(cells[0]).steps + 1))
 
 
-def test_a_client_that_dies_in_the_queue_leaves_it(with_two_gpus: Run, cells: list[Path]) -> None:
-    run = with_two_gpus
+def test_a_client_that_dies_in_the_queue_leaves_it(with_gpus: Run, cells: list[Path]) -> None:
+    run = with_gpus
     with held(cells[0]) as release:
         first = train(run, cells[0], "--device", "cpu", "--gpu-mb", "70000")
-        wait_for(lambda: len(workers(run)) == 1)
+        wait_for(lambda: has_begun(run, first))
         pair = train(run, cells[1], "--device", "cpu", "--ranks", "2")
-        time.sleep(1)
+        assert waits(run, pair)
         pair.kill()
         pair.wait()
         second = train(run, cells[2], "--device", "cpu", "--gpu-mb", "70000")
-        assert second.wait(60) == 0  # on the other GPU
+        assert second.wait(PATIENCE) == 0  # on the other GPU
         release()
-        assert first.wait(60) == 0
+        assert first.wait(PATIENCE) == 0
     assert not metrics_of(cells[1]).exists()
 
 
-def test_ranks_end_with_a_launcher_that_is_killed(
-    with_two_gpus: Run, tmp_path: Path, write_results: Callable[[Path], list[Path]]
-) -> None:
+def test_ranks_end_with_a_launcher_that_is_killed(with_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
     """Else they would train on GPUs that others have been given."""
-    spec = long_cell(write_results(tmp_path)[0])
-    client = train(with_two_gpus, spec, "--device", "cpu", "--ranks", "2")
-    (launcher,) = wait_for(lambda: [one for one in workers(with_two_gpus) if len(children(one)) == 2])
-    ranks = children(launcher)
-    wait_for(lambda: list((tmp_path / "work").glob("*/lock")))
-    time.sleep(1)  # until they train
+    client = train(with_gpus, cells[0], "--device", "cpu", "--ranks", "2", **pausing(tmp_path))
+    ranks = wait_for(lambda: len(found := paused(tmp_path)) == 2 and found)
+    (launcher,) = workers(with_gpus)
+    assert sorted(children(launcher)) == sorted(ranks)
     os.kill(launcher, signal.SIGKILL)
-    assert client.wait(30) == 128 + signal.SIGKILL
+    assert client.wait(PATIENCE) == 128 + signal.SIGKILL
     wait_for(lambda: not any(alive(rank) for rank in ranks))
 
 
-def test_a_waiting_cell_that_is_asked_to_stop_says_nothing_of_the_server(with_two_gpus: Run, cells: list[Path]) -> None:
-    run = with_two_gpus
-    assert train(run, cells[3], "--device", "cpu").wait(60) == 0
+def test_a_waiting_cell_that_is_asked_to_stop_says_nothing_of_the_server(with_gpus: Run, cells: list[Path]) -> None:
+    run = with_gpus
     with held(cells[0]) as release, held(cells[1]) as release_other:
         both = [train(run, spec, "--device", "cpu", "--gpu-mb", "70000") for spec in cells[:2]]
-        time.sleep(3)
+        wait_for(lambda: all(has_begun(run, client) for client in both))
         waiting = train(run, cells[2], "--device", "cpu", "--gpu-mb", "70000")
-        time.sleep(1)
+        assert waits(run, waiting)
+        wait_for(lambda: handles(waiting.pid, signal.SIGTERM))
         waiting.send_signal(signal.SIGTERM)
-        assert waiting.wait(30) == 128 + signal.SIGTERM
+        assert waiting.wait(PATIENCE) == 128 + signal.SIGTERM
         assert waiting.communicate()[1] == ""
         release()
         release_other()
-        assert [client.wait(60) for client in both] == [0, 0]
+        assert [client.wait(PATIENCE) for client in both] == [0, 0]
 
 
 @pytest.mark.skipif(len(visible_gpus(os.environ)) < 2, reason="needs two GPUs")
@@ -593,13 +609,13 @@ def test_cells_of_one_gpu_and_of_two_on_real_ones(
     run = Run(tmp_path_factory.mktemp("r"))
     for spec, options in ((cells[0], []), (cells[1], ["--ranks", "2"]), (cells[2], []), (cells[3], ["--ranks", "2"])):
         train(run, spec, *options)
-    metrics = [wait_for(lambda spec=spec: metrics_of(spec).exists() and metrics_of(spec), 240) for spec in cells]
+    metrics = [wait_for(lambda spec=spec: metrics_of(spec).exists() and metrics_of(spec)) for spec in cells]
     found = [json.loads(path.read_text()) for path in metrics]
     assert [one["ranks"] for one in found] == [1, 2, 1, 2]
     assert all("NVIDIA" in one["row"]["device"] for one in found)
     alone = tmp_path / "alone.json"
     again = run.client("train", cells[1], alone, "--work", tmp_path / "alone")
-    assert again.wait(120) == 0, again.communicate()
+    assert again.wait(PATIENCE) == 0, again.communicate()
     loss = json.loads(alone.read_text())["row"]["val_loss"]
     assert found[1]["row"]["val_loss"] == pytest.approx(loss, abs=5e-3)
     run.end()

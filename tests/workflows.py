@@ -9,7 +9,10 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "snakemake", "--cores", "2"]
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+# With an installed Slurm that does not answer, Snakemake would wait ten seconds for it at each start.
+ENVIRONMENT = {
+    **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_CONF": os.devnull,
+}  # fmt: skip
 
 
 def new_folder(folder):
@@ -41,9 +44,10 @@ def planned(folder, *arguments):
     return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
 
 
-# Python runs this when it starts, in the warm server too: trainers take their time, and note every step.
+# Python runs this when it starts, in the warm server too: trainers take their time, and note every step. At a step
+# WAIT_AT they wait for a signal; one that comes right after the note is heard, too.
 TRACER = """
-import importlib.util, os, sys, time
+import importlib.util, os, signal, socket, sys, time
 class Tracer:
     def find_spec(name, path, target=None):
         if name != "sparsedc.train.trainer":
@@ -58,9 +62,17 @@ class Tracer:
             def take_step(self, *batch):
                 take(self, *batch)
                 time.sleep(float(os.environ["SECONDS_A_STEP"]))
+                waits = self.step == int(os.environ["WAIT_AT"])
+                if waits:
+                    heard, tell = socket.socketpair()
+                    tell.setblocking(False)
+                    signal.set_wakeup_fd(tell.fileno())
                 with open(os.environ["TRACE"], "a") as trace:
                     node = os.environ.get("SLURMD_NODENAME")
                     print(fingerprint(self.spec.content()), os.getpid(), self.step, node, file=trace)
+                if waits:
+                    heard.recv(1)
+                    signal.set_wakeup_fd(-1)
             module.Trainer.take_step = take_step
         found.loader.exec_module = traced
         return found
@@ -77,9 +89,16 @@ def traced(folder):
     return folder
 
 
-def tracing(folder, seconds_a_step=0.02):
-    """The environment in which they do."""
+def tracing(folder, seconds_a_step=0.02, wait_at=0):
+    """The environment in which they do. `wait_at`: the step after which they wait until they are asked to stop."""
     paths = [str(folder / "tracer"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         "PYTHONPATH": ":".join(paths), "TRACE": str(folder / "trace"), "SECONDS_A_STEP": str(seconds_a_step),
+        "WAIT_AT": str(wait_at),
     }  # fmt: skip
+
+
+def steps_traced(folder):
+    """In the order in which they were taken: the cell's fingerprint, who took it, its number, on which node."""
+    lines = (folder / "trace").read_text().splitlines()
+    return [(cell, int(pid), int(step), node) for cell, pid, step, node in map(str.split, lines)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsedc.train.mps import Daemon
+from waiting import wait_for
 
 
 @pytest.fixture
@@ -55,7 +56,4 @@ def test_a_daemon_ends_with_the_process_that_started_it(control: None, tmp_path:
         assert parent.stdout is not None
         daemon = json.loads(parent.stdout.readline())
         os.kill(parent.pid, signal.SIGKILL)
-    end = time.monotonic() + 10
-    while Path(f"/proc/{daemon}").exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists())
