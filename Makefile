@@ -27,7 +27,7 @@ law: TABLE = --runs $$(sparsedc study results $(CONFIG))/runs.csv
 
 # One worker more than there are cores, as tests of Slurm mostly wait.
 test: $(VENV)/installed
-	pytest -n $$(($$(nproc) + 1)) --dist loadscope
+	pytest -n $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	ruff check .

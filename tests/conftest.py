@@ -102,3 +102,12 @@ def write_results(write_tokens: Callable[..., None]) -> Callable[[Path], list[Pa
         return specs
 
     return write
+
+
+#: Modules that take minutes, the longest first: begun last, one of them would run alone at the end.
+LONGEST = ("test_slurm", "test_workflow", "test_ranks", "test_interruptions", "test_warm", "test_checkpoint")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))

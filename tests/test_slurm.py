@@ -20,6 +20,7 @@ from sparsedc.errors import InputError
 from sparsedc.study import load_study
 from waiting import PATIENCE, wait_for
 from workflows import new_folder, steps_traced, traced, tracing, write_study
+from workflows import snakemake as at_once
 
 ROOT = Path(__file__).parents[1]
 NOT_INSTALLED = 3  # exit status
@@ -74,13 +75,34 @@ def cluster() -> Iterator[None]:
     subprocess.run([LOOPBACK, "down"], check=True)
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study up to its cells, done without Slurm. Tests work on copies."""
+    folder = new_folder(tmp_path_factory.mktemp("untrained"))
+    write_study(folder, STUDY)
+    at_once(folder, "--until", "budget")
+    return folder
+
+
+def for_jobs(folder: Path) -> Path:
+    """Prepare a folder for jobs that are to be watched."""
+    (traced(folder) / "bin").mkdir()
+    (folder / "bin" / "sparsedc").write_text(WRAPPER)
+    (folder / "bin" / "sparsedc").chmod(0o755)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    change_study(traced(new_folder(tmp_path)))
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "sparsedc").write_text(WRAPPER)
-    (tmp_path / "bin" / "sparsedc").chmod(0o755)
-    return tmp_path
+def bare(tmp_path: Path) -> Path:
+    """The study alone."""
+    write_study(new_folder(tmp_path), STUDY)
+    return for_jobs(tmp_path)
+
+
+@pytest.fixture
+def folder(untrained: Path, tmp_path: Path) -> Path:
+    """With tokens for its cells."""
+    return for_jobs(shutil.copytree(untrained, tmp_path / "study", symlinks=True))
 
 
 def command(*arguments: str, minutes: str = "10", packed: int = 1) -> list[str]:
@@ -133,33 +155,33 @@ def rates(folder: Path) -> dict[str, float]:
 
 
 @needs_slurm
-def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(cluster: None, folder: Path) -> None:
+def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(cluster: None, bare: Path) -> None:
     with subprocess.Popen(
-        command("--retries", "0"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=environment(folder),
+        command("--retries", "0"), cwd=bare, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(bare),
     ) as driver:  # fmt: skip
-        wait_for(lambda: len(noted(folder)) == 3 or driver.poll() is not None)
-        change_study(folder, lr=2e-2)
-        (folder / "go").touch()
+        wait_for(lambda: len(noted(bare)) == 3 or driver.poll() is not None)
+        change_study(bare, lr=2e-2)
+        (bare / "go").touch()
         told = driver.communicate(timeout=PATIENCE)[0]
-    first = rates(folder)
+    first = rates(bare)
     assert set(first.values()) == {1e-2}, told  # three had begun, and the other did not train with values not its own
     assert len(first) == 3
     assert driver.returncode == 1
-    logs = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs").rglob("*.log")]
+    logs = [path.read_text() for path in (bare / ".snakemake" / "slurm_logs").rglob("*.log")]
     assert sum("is no cell of the study micro, which may have been edited" in log for log in logs) == 1
 
-    ended = snakemake(folder)
+    ended = snakemake(bare)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    results = folder / "results" / "micro"
+    results = bare / "results" / "micro"
     with (results / "runs.csv").open(newline="") as lines:
         assert [(row["status"], row["lr"]) for row in csv.DictReader(lines)] == [("ok", "0.02")] * 4
     assert json.loads((results / "law" / "law.json").read_text())
-    second = {cell: rate for cell, rate in rates(folder).items() if cell not in first}
+    second = {cell: rate for cell, rate in rates(bare).items() if cell not in first}
     assert list(second.values()) == [2e-2] * 4
     for cell in second:
         assert (results / "logs" / "attempts" / f"{cell}.log").read_text().count("== ") == 1
-    notes = noted(folder)
+    notes = noted(bare)
     gpus = {(note.node, note.gpu) for note in notes}
     assert gpus == {("node1", "0"), ("node1", "1"), ("node2", "0")}
     for gpu in gpus:  # a cell ends before the next one begins
@@ -167,8 +189,8 @@ def test_a_study_that_is_edited_while_its_cells_wait_and_then_run_to_its_law(clu
         assert [note.what for note in order] == ["begin", "end"] * (len(order) // 2)
         assert all(begin.job == end.job for begin, end in zip(order[::2], order[1::2], strict=True))
 
-    change_study(folder)  # back to what it was: the three that had trained are done
-    planned = snakemake(folder, "--dry-run", "--quiet", "rules").stdout
+    change_study(bare)  # back to what it was: the three that had trained are done
+    planned = snakemake(bare, "--dry-run", "--quiet", "rules").stdout
     assert re.search(r"^train +1$", planned, re.MULTILINE), planned
 
 
@@ -236,13 +258,11 @@ def test_a_cell_of_several_nodes_and_one_of_several_gpus(cluster: None, folder: 
         (["--slurm-init-seconds-before-status-checks", "300"], "Slurm forgets jobs 600 seconds after their end"),
     ],
 )  # fmt: skip
-def test_a_run_that_could_not_end_does_not_begin(
-    cluster: None, folder: Path, arguments: list[str], message: str
-) -> None:
-    ended = snakemake(folder, *arguments)
+def test_a_run_that_could_not_end_does_not_begin(cluster: None, bare: Path, arguments: list[str], message: str) -> None:
+    ended = snakemake(bare, *arguments)
     assert ended.returncode == 1
     assert message in ended.stdout + ended.stderr
-    assert not (folder / "results").exists()
+    assert not (bare / "results").exists()
 
 
 NODES = """gpu|up|2-00:00:00|gpu:h100:8(S:0-1)

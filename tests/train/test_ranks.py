@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparsedc.train import memory, shards
+from sparsedc.train.cell import run_cell
 from sparsedc.train.ranks import Ranks
 from sparsedc.train.trainer import Trainer
 
@@ -69,23 +70,26 @@ def run(write_spec, token_folder, tmp_path):
     """Train a cell by `ranks` processes; returns torchrun's result and the metrics, if there are any."""
 
     def run(spec, ranks, program=TRAIN, work="work"):
-        path, out = write_spec(spec), tmp_path / f"out{ranks}"
+        metrics = tmp_path / f"out{ranks}" / "metrics.json"
         command = [sys.executable, "-c", program]
         if ranks > 1:
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
             command = [*launcher, "--no-python", *command]
-        command += [
-            "train",
-            str(path),
-            str(out / "metrics.json"),
-            "--tokens",
-            str(token_folder),
-            "--work",
-            str(tmp_path / work),
-        ]
-        ended = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, check=False, timeout=300)
-        metrics = out / "metrics.json"
+        command += ["train", write_spec(spec), metrics, "--tokens", token_folder, "--work", tmp_path / work]
+        ended = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True)
         return ended, json.loads(metrics.read_text()) if metrics.exists() else None
+
+    return run
+
+
+@pytest.fixture
+def run_alone(write_spec, token_folder, tmp_path):
+    """Train a cell in this process, which has imported torch; returns its metrics."""
+
+    def run(spec, work="alone"):
+        metrics = tmp_path / f"out-{work}" / "metrics.json"
+        run_cell(write_spec(spec), metrics, tokens=token_folder, work=tmp_path / work, device="cpu")
+        return json.loads(metrics.read_text())
 
     return run
 
@@ -94,9 +98,9 @@ def run(write_spec, token_folder, tmp_path):
     ("method", "changes"),
     [("dense", {}), ("rigl", {"density": 0.25}), ("momentum", {"density": 0.25, "block": (2, 2)})],
 )
-def test_ranks_train_what_one_process_does(run, make_spec, method, changes):
+def test_ranks_train_what_one_process_does(run, run_alone, make_spec, method, changes):
     spec = make_spec(method=method, **changes)
-    (_, alone), (ended, together) = run(spec, 1, work="work1"), run(spec, 2)
+    alone, (ended, together) = run_alone(spec), run(spec, 2)
     assert together is not None, ended.stderr
     assert (alone["ranks"], together["ranks"]) == (1, 2)
     assert together["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
@@ -113,7 +117,7 @@ def test_ranks_train_what_one_process_does(run, make_spec, method, changes):
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("method", ["rigl", "rigl-acc"])
-def test_memory_that_ends_on_one_rank_in_the_backward_pass(run, make_spec, method, together):
+def test_memory_that_ends_on_one_rank_in_the_backward_pass(run, run_alone, make_spec, method, together):
     """At a step whose dense gradients ranks average within that pass."""
     program = f"""
 import os, torch
@@ -129,19 +133,19 @@ engine.SparseEngine._take = short
 {TRAIN}
 """
     spec = make_spec(method=method, density=0.25, topology_updates=4)
-    (_, alone), (ended, together_) = run(spec, 1, work="work1"), run(spec, 2, program)
+    alone, (ended, together_) = run_alone(spec), run(spec, 2, program)
     assert together_ is not None, ended.stderr
     assert together_["micro_batches"] == 2
     assert together_["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
 
 
-def test_a_checkpoint_of_two_ranks_is_resumed_by_one(run, make_spec, tmp_path):
+def test_a_checkpoint_of_two_ranks_is_resumed_by_one(run, run_alone, make_spec, tmp_path):
     spec = make_spec(method="set", density=0.25)
     ended, metrics = run(spec, 2, INTERRUPTED)
     assert metrics is None
     assert ended.returncode != 0
     assert list((tmp_path / "work").glob("checkpoint-*.sha256"))
-    resumed, straight = run(spec, 1)[1], run(spec, 2, work="other")[1]
+    resumed, straight = run_alone(spec, "work"), run_alone(spec)
     assert resumed["row"]["steps"] == straight["row"]["steps"] == 32
     assert resumed["row"]["val_loss"] == pytest.approx(straight["row"]["val_loss"], rel=1e-4)
 
@@ -181,9 +185,9 @@ def shares(ended, spec):
 
 
 @pytest.mark.parametrize(("ranks", "program"), [(2, SHARDED), (3, SHARDED), (2, COMPILED)])
-def test_shards_train_what_one_process_does(run, make_spec, ranks, program):
+def test_shards_train_what_one_process_does(run, run_alone, make_spec, ranks, program):
     spec = make_spec(batch_tokens=192)  # at 3 ranks, matrices of 32 rows are not shared evenly
-    (_, alone), (ended, together) = run(spec, 1, work="work1"), run(spec, ranks, program + TRAIN)
+    alone, (ended, together) = run_alone(spec), run(spec, ranks, program + TRAIN)
     assert together is not None, ended.stderr
     assert (alone["sharded"], together["sharded"]) == (False, True)
     assert (together["ranks"], together["micro_batches"]) == (ranks, 6 // ranks)
@@ -205,21 +209,21 @@ def test_only_dense_cells_of_several_ranks_without_the_memory_are_sharded(make_s
         assert not trainer.work.sharded
 
 
-def test_shards_go_on_with_the_largest_parts_that_fit_on_all_ranks(run, make_spec):
+def test_shards_go_on_with_the_largest_parts_that_fit_on_all_ranks(run, run_alone, make_spec):
     spec = make_spec(batch_tokens=384)  # six sequences a rank
     roomy = f"""
 import os
 {SHARDED}
 memory.room = lambda device: 2 + 3 * int(os.environ["RANK"])
 """
-    (_, alone), (ended, together) = run(spec, 1, work="work1"), run(spec, 2, roomy + TRAIN)
+    alone, (ended, together) = run_alone(spec), run(spec, 2, roomy + TRAIN)
     assert together is not None, ended.stderr
     assert together["micro_batches"] == 3
     assert together["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-def test_a_checkpoint_fits_any_number_of_shards_and_a_whole_model(run, make_spec, before, after):
+def test_a_checkpoint_fits_any_number_of_shards_and_a_whole_model(run, run_alone, make_spec, before, after):
     spec = make_spec(batch_tokens=192)
     programs = {1: "", 2: SHARDED, 3: SHARDED}
     stopped, _ = run(spec, before, programs[before] + INTERRUPTED)
@@ -227,7 +231,7 @@ def test_a_checkpoint_fits_any_number_of_shards_and_a_whole_model(run, make_spec
     ended, resumed = run(spec, after, programs[after] + TRAIN)
     assert resumed is not None, ended.stderr
     assert "starts over" not in ended.stderr
-    straight = run(spec, 1, work="other")[1]
+    straight = run_alone(spec)
     assert resumed["row"]["val_loss"] == pytest.approx(straight["row"]["val_loss"], rel=1e-4)
     ours, theirs = ([point["train_loss"] for point in metrics["curve"]] for metrics in (resumed, straight))
     assert ours == pytest.approx(theirs, rel=1e-4)
