@@ -5,6 +5,7 @@ Each GPU gets a daemon of its own, as a fault on a GPU ends all of a daemon's cl
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Daemon:
                 [CONTROL, "-f"],
                 env=_environment(folder) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                preexec_fn=end_with_parent,
+                preexec_fn=_end_with_server,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             shutil.rmtree(folder, ignore_errors=True)
@@ -96,6 +97,12 @@ class Daemon:
             ).stdout  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return ""
+
+
+def _end_with_server() -> None:
+    """A server that does not heed SIGTERM would have its daemon not heed it, either."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
 
 
 def _environment(folder: Path) -> dict[str, str]:
