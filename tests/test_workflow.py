@@ -38,6 +38,7 @@ STUDY = {
     "figures": {"unique_tokens": ["20k"]},
 }
 
+TABLE = "results/micro/runs.csv"  # where a test needs no law and no figures
 FIGURES = drawn(cell.spec for cell in load_study(STUDY).cells.values())
 #: rules that follow the runs table → how often
 FROM_RUNS = {"law": 1, "contrasts": 1, **{f"figure_{name}": 1 for name in FIGURES}, "summary": 1}
@@ -60,7 +61,7 @@ def copy(finished, tmp_path):
 
 
 def rows(folder):
-    with (folder / "results/micro/runs.csv").open() as lines:
+    with (folder / TABLE).open() as lines:
         return {row["cell"]: row for row in csv.DictReader(lines)}
 
 
@@ -147,7 +148,7 @@ def test_changed_hyperparameter_reruns_its_cell_and_what_depends_on_it(copy):
     after_law = {"index": 1, "runs": 1, **FROM_RUNS}
     assert planned(copy) == {"study": 1, "spec": 1, "train": 1, **after_law}
     trained = {path: path.stat().st_mtime_ns for path in (copy / "results/micro/cells").glob("*/metrics.json")}
-    snakemake(copy)
+    snakemake(copy, TABLE)
     after = rows(copy)
     new, gone = set(after) - set(before), set(before) - set(after)
     assert len(new) == len(gone) == 1
@@ -235,7 +236,7 @@ def test_a_clock_that_was_set_back_is_told_before_training(copy):
     for path in (copy / "results").rglob("*"):
         os.utime(path, (now, now))
     assert planned(copy)["train"] == 1
-    snakemake(copy, "results/micro/runs.csv")
+    snakemake(copy, TABLE)
     assert len(rows(copy)) == 18  # one cell more, one less
 
 
@@ -254,7 +255,7 @@ def test_changed_text_retrains_all_also_where_the_study_changes_with_it(copy):
     """Snakemake spares jobs downstream of a planned one their own checks: the study must not be upstream of tokens."""
     write_study(copy, {**STUDY, "corpus": other_text(copy)})
     assert ALL_CELLS.items() <= planned(copy).items()
-    snakemake(copy)
+    snakemake(copy, TABLE)
     before = rows(copy)
     (copy / "text/0.txt").write_text("now it says something else " * 400)
     assert ALL_CELLS.items() <= planned(copy).items()
@@ -286,7 +287,7 @@ def test_corrupt_tokens_are_refused(copy):
         file.seek(100)
         file.write(b"\xff\xff")
     shutil.rmtree(next((copy / "results/micro/cells").glob("13k-d1-*")))
-    (copy / "results/micro/runs.csv").unlink()
+    (copy / TABLE).unlink()
     result = snakemake(copy, check=False)
     assert result.returncode != 0
     assert f"{tokens.relative_to(copy)}: its sha256 is not the one in its manifest. Delete it" in result.stderr
