@@ -138,16 +138,22 @@ def test_of_several_settings_the_lowest_counts_and_their_number_is_allowed_for()
 
 
 def test_equal_active_takes_a_dense_size_that_is_near_enough() -> None:
-    row = of(contrasts(table(run(4.0, "b"), run(3.9, "d", density=0.252), run(5.0, "a"))), "equal_active")
+    row = of(contrasts(table(run(4.0, "b"), run(3.9, "d", density=0.252), run(5.0, "a"))), "equal_body")
     assert (row["dense"], row["matched"], row["difference"]) == ("b", "equal", pytest.approx(-0.1))
     assert (row["sparse_at"], row["dense_at"]) == (2_016_000, 2_000_000)
 
 
+def test_what_a_sparse_model_owes_to_its_embedding_counts_in_one_of_two_comparisons() -> None:
+    wide = {"params_embedding": 500_000, "params_head": 500_000, "params_active": 2_000_000}
+    found = contrasts(table(run(4.0, "a"), run(3.8, "b"), run(3.9, "d", density=0.125, **wide)))
+    body, active = of(found, "equal_body"), of(found, "equal_active")
+    assert (body["dense"], body["sparse_at"], body["difference"]) == ("a", 1_000_000, pytest.approx(-0.1))
+    assert (active["dense"], active["sparse_at"], active["difference"]) == ("b", 2_000_000, pytest.approx(0.1))
+
+
 def test_between_two_dense_sizes_the_loss_is_interpolated_in_ln_n() -> None:
     dense = [*seeds(4.0, 4.02, size="b"), run(3.6, "c")]
-    row = of(
-        contrasts(table(*dense, run(3.7, "d", density=0.375), *noisy(19))), "equal_active", unique_tokens=1_000_000
-    )
+    row = of(contrasts(table(*dense, run(3.7, "d", density=0.375), *noisy(19))), "equal_body", unique_tokens=1_000_000)
     share = np.log(3 / 2) / np.log(4 / 2)
     assert row["dense_loss"] == pytest.approx((1 - share) * 4.01 + share * 3.6)
     assert row["difference"] == pytest.approx(3.7 - row["dense_loss"])
@@ -163,7 +169,7 @@ def test_between_two_dense_sizes_the_loss_is_interpolated_in_ln_n() -> None:
 )
 def test_dense_losses_are_not_extrapolated(dense: str | None, words: str) -> None:
     beside = [run(4.0, dense)] if dense else [run(4.0, "b", epochs=2.0)]
-    row = of(contrasts(table(*beside, run(3.9, "c", density=0.375))), "equal_active")
+    row = of(contrasts(table(*beside, run(3.9, "c", density=0.375))), "equal_body")
     assert words in row["reason"]
     assert np.isnan(row["difference"])
     assert pd.isna(row["dense"])
@@ -178,14 +184,14 @@ def test_a_chord_above_a_convex_loss_is_no_lead_of_sparse() -> None:
     dense = {size: run(loss(N), size) for size, N in SIZES.items() if size != "b"}
     sparse = run(loss(2e6), "d", density=0.25)
     noise = SeedNoise(0.01, 20, 20)
-    row = of(contrasts(table(*dense.values(), sparse), noise), "equal_active")
+    row = of(contrasts(table(*dense.values(), sparse), noise), "equal_body")
     assert row["dense"] == "0.50 × a + 0.50 × c"
     assert row["difference"] == pytest.approx(-0.0858, abs=1e-4)  # seven standard errors
     assert row["verdict"] == "undecided"
     assert row["low"] < -0.0858 < 0 < row["high"]
-    without = of(contrasts(table(dense["a"], dense["c"], sparse), noise), "equal_active")  # no third size to tell by
+    without = of(contrasts(table(dense["a"], dense["c"], sparse), noise), "equal_body")  # no third size to tell by
     assert without["verdict"] == "sparse"
-    ahead = of(contrasts(table(*dense.values(), {**sparse, "val_loss": loss(2e6) - 0.1}), noise), "equal_active")
+    ahead = of(contrasts(table(*dense.values(), {**sparse, "val_loss": loss(2e6) - 0.1}), noise), "equal_body")
     assert ahead["verdict"] == "sparse"
 
 

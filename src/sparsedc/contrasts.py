@@ -39,10 +39,12 @@ from sparsedc.words import text_grid, varying
 
 #: Comparison → what is equal, as tables and figures call it.
 #: equal_total: dense-equivalent size and epochs; the two have the same shape.
-#: equal_active: active parameters outside embedding and head (those at the end of training, where they fall), and
-#:     epochs. Where no dense size is within `TOLERANCE`, the dense loss is interpolated in ln N between the next two.
-#:     As far as is known the loss is convex in ln N, so that this is too high: it favours sparse. Therefore sparse is
-#:     ahead only if it is also below the parabolas through these two and the next size on either side, if there is one.
+#: equal_active: active parameters (those at the end of training, where they fall), and epochs. Where no dense size is
+#:     within `TOLERANCE`, the dense loss is interpolated in ln N between the next two. As far as is known the loss is
+#:     convex in ln N, so that this is too high: it favours sparse. Therefore sparse is ahead only if it is also below
+#:     the parabolas through these two and the next size on either side, if there is one.
+#: equal_body: the same of the parameters outside embedding and head. A sparse model has those of a larger dense one,
+#:     so that what it owes to them is counted against it in `equal_active` and not here.
 #: equal_flops_dense: training FLOPs on hardware that multiplies zeros.
 #: equal_flops_sparse: training FLOPs on ideal hardware, where a masked weight costs nothing.
 #:     In these two the lowest loss of any size and number of epochs counts, at no more than a compute C: of dense
@@ -53,6 +55,7 @@ from sparsedc.words import text_grid, varying
 COMPARISONS = {
     "equal_total": "equal total parameters",
     "equal_active": "equal active parameters",
+    "equal_body": "equal active parameters of the body",
     "equal_flops_dense": "equal FLOPs, zeros multiplied",
     "equal_flops_sparse": "equal FLOPs, zeros free",
 }
@@ -160,27 +163,31 @@ def configurations(runs: pd.DataFrame) -> pd.DataFrame:
     their mean; where there is no column `seed`, so do all runs of a configuration.
 
     Returns:
-        held_out, method, size, density, unique_tokens, epochs, N (active parameters, without embedding and head where
-        the table tells them), total (dense-equivalent parameters by the same count), flops_dense, flops_sparse, loss
-        (mean over seeds), seeds, and variance of that mean in units of that between seeds.
+        held_out, method, size, density, unique_tokens, epochs, active (parameters), body (of these without embedding
+        and head; NaN where the table does not tell), total (dense-equivalent parameters, of the body where it is
+        told), flops_dense, flops_sparse, loss (mean over seeds), seeds, and variance of that mean in units of that
+        between seeds.
     """
     finished = runs[runs["status"] == "ok"].reset_index(drop=True)
-    N = count_params(finished, default_convention(finished))
+    active = count_params(finished, "active")
+    body = count_params(finished, "body") if default_convention(finished) == "body" else np.full_like(active, np.nan)
     known = finished.assign(
         held_out=finished["held_out"].fillna("") if "held_out" in finished else "",
         unique_tokens=finished["unique_tokens"].round().astype("int64"),
         epochs=finished["epochs"].round(3),  # in a table that gives tokens only, whole steps make them uneven
-        N=N,
+        active=active,
+        body=body,
         seed=finished["seed"].fillna("") if "seed" in finished else "",
     )
     for column in ("flops_dense", "flops_sparse"):
         known[column] = known.get(column, np.nan)
-    by_size = known.assign(dense=known["N"].where(known["density"] == 1), ratio=known["N"] / known["density"])
+    N = known["body"].fillna(known["active"])
+    by_size = known.assign(dense=N.where(known["density"] == 1), ratio=N / known["density"])
     medians = by_size.groupby("size")[["dense", "ratio"]].transform("median")
     known["total"] = medians["dense"].fillna(medians["ratio"])  # a ratio is off by the norms, which no mask covers
     same = [column for column in CONFIGURATION if column in known] + ["epochs"]
     of_seed = known.groupby([*same, "seed"], dropna=False, sort=False)
-    counts = ["N", "total", "flops_dense", "flops_sparse"]
+    counts = ["active", "body", "total", "flops_dense", "flops_sparse"]
     by_seed = of_seed[["val_loss", *counts]].mean().reset_index()
     groups = by_seed.groupby(same, dropna=False, sort=False)
     each = {"loss": ("val_loss", "mean"), "seeds": ("val_loss", "size"), **{name: (name, "first") for name in counts}}
@@ -237,7 +244,10 @@ def contrasts(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFram
             for (size, epochs), sparse in arm.groupby(["size", "epochs"]):
                 beside = dense[dense["epochs"] == epochs]
                 rows.append(_row("equal_total", _labelled(sparse, "total"), _same_size(beside, str(size)), noise))
-                rows.append(_row("equal_active", _labelled(sparse, "N"), _same_active(beside, sparse), noise))
+                for comparison in ("equal_active", "equal_body"):
+                    count = comparison.removeprefix("equal_")
+                    if sparse[count].notna().all():
+                        rows.append(_row(comparison, _labelled(sparse, count), _same(beside, sparse, count), noise))
             for comparison in ("equal_flops_dense", "equal_flops_sparse"):
                 flops = comparison.removeprefix("equal_")
                 costed = arm[arm[flops] > 0]
@@ -303,24 +313,25 @@ def _same_size(dense: pd.DataFrame, size: str) -> _Dense:
     return _Dense.of(_labelled(same, "total")) if len(same) else _Dense.none("no dense cell of this size, U and epochs")
 
 
-def _same_active(dense: pd.DataFrame, sparse: pd.DataFrame) -> _Dense:
-    """Dense cells of about as many active parameters; or, of the two next sizes, each pair of settings interpolated."""
-    n = float(sparse["N"].iloc[0])
-    dense = _labelled(dense, "N")
-    off = np.log(dense["N"] / n)
+def _same(dense: pd.DataFrame, sparse: pd.DataFrame, count: str) -> _Dense:
+    """Dense cells of about as many parameters by `count`; or, of the next two sizes, each pair of settings
+    interpolated."""
+    n = float(sparse[count].iloc[0])
+    dense = _labelled(dense, count)
+    off = np.log(dense[count] / n)
     if (off.abs() <= np.log1p(TOLERANCE)).any():
         return _Dense.of(dense[off.abs() == off.abs().min()])
-    sizes = [cells for _, cells in dense.groupby("N")]
-    below = sum(float(cells["N"].iloc[0]) < n for cells in sizes)
+    sizes = [cells for _, cells in dense.groupby(count)]
+    below = sum(float(cells[count].iloc[0]) < n for cells in sizes)
     if not 0 < below < len(sizes):
         extreme = "few" if sizes and not below else "many"
         reason = f"no dense cell of as {extreme} active parameters at this U and epochs"
         return _Dense.none(reason if sizes else "no dense cell of this U and epochs")
     settings = itertools.product(sizes[below - 1].index, sizes[below].index)
-    pairs = pd.DataFrame([_interpolated(dense.loc[list(pair)], "N", n) for pair in settings])
+    pairs = pd.DataFrame([_interpolated(dense.loc[list(pair)], count, n) for pair in settings])
     of_size = pd.DataFrame([lowest(cells) for cells in sizes])
     wider = [of_size[max(below - 2, 0) : below + 1], of_size[below - 1 : below + 2]]
-    curved = [_interpolated(three, "N", n) for three in wider if len(three) == 3]
+    curved = [_interpolated(three, count, n) for three in wider if len(three) == 3]
     return _Dense(
         pd.concat([pairs, pd.DataFrame(curved)], ignore_index=True),
         lowest(pairs),
