@@ -10,6 +10,7 @@
 # Rules are thin: `sparsedc` commands do the work. Whatever a cell's numbers depend on stands in its spec, whose hash
 # is part of the cell's path; so a changed hyperparameter trains that cell anew and no other. What a command says
 # goes to its log and to the terminal, so that an error is seen where it happens.
+import hashlib
 import os
 import re
 import time
@@ -22,6 +23,7 @@ from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.demand import device_megabytes, host_megabytes, minutes, small
 from sparsedc.errors import InputError
 from sparsedc.figures import FIGURES, OBSERVED, drawn
+from sparsedc.observations import COLUMNS as OBSERVATIONS
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
 from sparsedc.train.warm import RUN_VARIABLE
@@ -51,6 +53,12 @@ RESULTS = f"results/{STUDY.name}"
 PUBLISHED = STUDY.config.law.published
 KEPT = [name for name, cell in STUDY.cells.items() if cell.keeps_model and not FROM_TABLE]
 DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
+TABLE = None  # by its content, as one that was copied here may be older than what was made of another
+if FROM_TABLE:
+    DRAWN = [name for name in DRAWN if f"{name}.csv" not in OBSERVATIONS or os.path.exists(f"{RESULTS}/{name}.csv")]
+    if os.path.exists(f"{RESULTS}/runs.csv"):
+        with open(f"{RESULTS}/runs.csv", "rb") as runs:
+            TABLE = hashlib.file_digest(runs, "sha256").hexdigest()
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
 os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"

@@ -3,7 +3,7 @@
     python benchmarks/coupling.py > benchmarks/results/coupling.md
 
 Peers are the additive laws of Hoffmann et al. and Muennighoff et al. Tables are those of others under tests/law/data
-(sources beside them) and the committed H100 study; N counts all active parameters. Takes about two minutes.
+(sources beside them) and the committed H100 study; N counts all active parameters. Takes a few minutes.
 """
 
 import warnings
@@ -26,19 +26,25 @@ GEMSTONES = {"params_active": "params_active_precise", "val_loss": "final_loss"}
 
 
 def tables() -> Iterator[tuple[str, pd.DataFrame, tuple[str, str]]]:
-    """Name, runs, and the additive and the coupled form."""
+    """Name, runs, and the additive and the coupled form; of others' tables also without their least trained runs."""
     gadre = read_table(DATA / "gadre_overtraining_104.csv", {"params_active": "params", "val_loss": "loss_c4_val"})
-    trained_on = pd.read_csv(DATA / "gadre_overtraining_104.csv")["dataset"].to_numpy()
+    theirs = pd.read_csv(DATA / "gadre_overtraining_104.csv")
     for dataset, name in (("c4_original", "C4"), ("rpj", "RedPajama"), ("rw_original", "RefinedWeb")):
-        yield f"Gadre et al., trained on {name}", gadre[trained_on == dataset], ONE_EPOCH
-    yield "McLeish et al., constant rate", read_table(DATA / "gemstones_hot.csv", GEMSTONES), ONE_EPOCH
-    yield "McLeish et al., cooled down", read_table(DATA / "gemstones_cool_end.csv", GEMSTONES), ONE_EPOCH
+        of_dataset = (theirs["dataset"] == dataset).to_numpy()
+        yield f"Gadre et al., trained on {name}", gadre[of_dataset], ONE_EPOCH
+        trained = of_dataset & (theirs["chinchilla_multiplier"] >= 1).to_numpy()
+        yield "… of at least 20 tokens a parameter", gadre[trained], ONE_EPOCH
+    for file, name in (("gemstones_hot.csv", "constant rate"), ("gemstones_cool_end.csv", "cooled down")):
+        runs = read_table(DATA / file, GEMSTONES)
+        yield f"McLeish et al., {name}", runs, ONE_EPOCH
+        yield "… of at least 60 tokens a parameter", runs[runs["tokens"] >= 60 * runs["params_active"]], ONE_EPOCH
     repeated = read_table(DATA / "datablations_c4_fit182.csv", {"params_active": "params"})
-    yield "Muennighoff et al., repeated C4", repeated, ("muennighoff:untied", "muennighoff:untied,coupled")
+    yield "Muennighoff et al., C4", repeated, ("muennighoff:untied", "muennighoff:untied,coupled")
+    yield "… of one epoch", repeated[repeated["tokens"] <= repeated["unique_tokens"]], ONE_EPOCH
     ours = read_table(ROOT / "results" / "h100" / "runs.csv")
-    fresh = finished(ours, "fit").query("density == 1 and epochs <= 1")
-    yield "H100 study, dense, one epoch", fresh, ONE_EPOCH
     yield "H100 study", ours, ("power:untied", "power:untied,coupled")
+    fresh = finished(ours, "fit").query("density == 1 and epochs <= 1")
+    yield "… dense, one epoch", fresh, ONE_EPOCH
 
 
 def beyond(runs: pd.DataFrame, fit: Fit) -> float | None:
@@ -63,7 +69,7 @@ def main() -> None:
         errors = [f"{fit.rmse:.3f}, {number(beyond(runs, fit), 3)}" for fit in (plain, coupled)]
         interval = profile(finished(runs, "fit"), coupled, "q")
         print(
-            f"| {name} | {plain.n_runs} | {errors[0]} | {errors[1]} | {coupled.aicc - plain.aicc:.1f}"
+            f"| {name} | {plain.n_runs} | {errors[0]} | {errors[1]} | {coupled.aicc - plain.aicc:+.1f}"
             f" | {coupled.parameters['q']:.2f} | {number(interval.low, 2)} to {number(interval.high, 2)} |",
             flush=True,
         )

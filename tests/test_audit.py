@@ -46,6 +46,7 @@ def test_missing_and_diverged_cells_are_told(study: Study, runs: pd.DataFrame) -
     runs.loc[runs["cell"] == second, ["status", "val_loss", "val_loss_se", "train_loss", "steps"]] = [
         "diverged", np.nan, np.nan, np.nan, 3,
     ]  # fmt: skip
+    runs.loc[runs["cell"] == second, "tokens"] = 3 * runs["batch_tokens"]
     assert audit(study, runs[runs["cell"] != first]) == (3, 1, (first,))
 
 
@@ -66,7 +67,15 @@ def test_each_value_that_is_not_its_specs_is_named(column: str, study: Study, ru
     [
         ({"val_loss": np.nan}, "val_loss"),
         ({"status": "diverged"}, "val_loss"),
+        ({"val_loss": np.inf}, "val_loss"),
+        ({"train_loss": -1.0}, "train_loss"),
+        ({"val_loss_se": 0.0}, "val_loss_se"),
         ({"held_out": "other"}, "held_out"),
+        ({"held_out": None}, "held_out"),
+        (
+            {"status": "diverged", "val_loss": np.nan, "val_loss_se": np.nan, "train_loss": np.nan, "steps": 99},
+            "steps",
+        ),
     ],
 )
 def test_losses_that_cannot_be_compared(changes: dict[str, Any], field: str, study: Study, runs: pd.DataFrame) -> None:

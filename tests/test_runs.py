@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,18 @@ def test_what_is_done_so_far_is_collected(study: Study, folder: Path) -> None:
     assert list(read_runs(folder / "runs.csv")["cell"]) == [name for name in study.cells if name != cell]
 
 
+def test_what_is_done_so_far_overwrites_no_table_that_has_more(study: Study, folder: Path) -> None:
+    collect_runs(folder / "cells.tsv", folder / "runs.csv")
+    before = (folder / "runs.csv").read_bytes()
+    metrics_of(folder, list(study.cells)[2])[0].unlink()
+    with pytest.raises(InputError, match=f"cell = {list(study.cells)[2]}: stands in .*runs merge"):
+        collect_runs(folder / "cells.tsv", folder / "runs.csv", so_far=True)
+    shutil.rmtree(folder / "cells")
+    with pytest.raises(InputError, match="none has metrics yet"):
+        collect_runs(folder / "cells.tsv", folder / "new.csv", so_far=True)
+    assert (folder / "runs.csv").read_bytes() == before
+
+
 def test_metrics_of_another_spec_are_refused(study: Study, folder: Path) -> None:
     path, metrics = metrics_of(folder, next(iter(study.cells)))
     metrics["row"]["fingerprint"] = "0" * 64
@@ -356,6 +369,22 @@ def test_observations_come_from_the_table_whose_row_counts(study: Study, folder:
         assert newborn == {one: ["reset"] * rows, other: ["reset"] * rows}
         order = merged["step" if name == TOPOLOGY else "offset"]
         assert list(order[:rows]) == sorted(order[:rows])
+
+
+def test_observations_of_a_copied_row_are_those_of_its_training(study: Study, folder: Path, tmp_path: Path) -> None:
+    """The first table has the row that counts, and the second its observations."""
+    one, other = (name for name, cell in study.cells.items() if cell.spec.density < 1)
+    with_updates(folder, one)
+    with_updates(folder, other)
+    collect_runs(folder / "cells.tsv", tmp_path / "second" / "runs.csv")
+    runs = read_runs(tmp_path / "second" / "runs.csv")
+    write_runs(runs[runs["cell"] == one], tmp_path / "first.csv")
+    merge_runs([tmp_path / "first.csv", tmp_path / "second" / "runs.csv"], tmp_path / "second" / "runs.csv")
+    assert set(read_observations(tmp_path / "second" / TOPOLOGY)["cell"]) == {one, other}
+    write_runs(runs[runs["density"] == 1], tmp_path / "dense.csv")
+    with pytest.raises(InputError, match=rf"cell = {min(one, other)}: stands in .*topology\.csv and in none"):
+        merge_runs([tmp_path / "dense.csv"], tmp_path / "second" / "other.csv")
+    assert set(read_observations(tmp_path / "second" / TOPOLOGY)["cell"]) == {one, other}
 
 
 def test_tables_without_observations_merge_to_one_without(tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
-"""Does a runs table hold what its study says, cell by cell? For one that comes back from elsewhere, or years later."""
+"""Does a runs table hold what its study says, cell by cell? For one that comes back from elsewhere.
 
+What was trained under an earlier version of the numerics, or with other settings, is not of the study any more: its
+cells have other fingerprints. That a loss is right, nothing but training again can tell.
+"""
+
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -8,8 +13,9 @@ from sparsedc.errors import InputError
 from sparsedc.runs import planned
 from sparsedc.study import Study
 
-#: numbers with a fraction may differ by this share: text of 17 digits keeps a float64, other programs write fewer
-TOLERANCE = 1e-9
+#: numbers with a fraction may differ by this share, as other programs write fewer digits than keep a float64
+TOLERANCE = 1e-6
+COLLECT = "Collect the table anew."
 REMEDY = "Give the table the study's own rows, or the study file that they were trained from."
 
 
@@ -28,8 +34,8 @@ def audit(study: Study, runs: pd.DataFrame) -> Audit:
         runs: as from `sparsedc.runs.read_runs`.
 
     Raises:
-        InputError: a row is of no cell of the study or of another spec, differs from it in a value, or lacks a loss;
-            or losses are of different held-out texts.
+        InputError: a row is of no cell of the study or of another spec, differs from it in a value, or lacks a loss
+            that is a number above 0; or losses are of different held-out texts, or of unknown ones.
     """
     for row in runs.to_dict("records"):
         name = row["cell"]
@@ -38,15 +44,19 @@ def audit(study: Study, runs: pd.DataFrame) -> Audit:
         cell = study.cells[name]
         expected = {"fingerprint": cell.fingerprint, "study": study.name, "role": cell.role, **planned(cell.spec)}
         diverged = row["status"] == "diverged"
-        if diverged:  # it stopped on its way
-            del expected["tokens"], expected["steps"]
+        if diverged and 0 <= row["steps"] <= expected["steps"]:  # it stopped on its way
+            expected |= {"steps": row["steps"], "tokens": row["steps"] * row["batch_tokens"]}
         for column, value in expected.items():
             if not _agree(row[column], value):
                 raise InputError(column, row[column], f"cell {name} should have {value}", REMEDY)
         for column in ("val_loss", "val_loss_se", "train_loss"):
-            if diverged != bool(pd.isna(row[column])):
-                remedy = "Collect the table anew."
-                raise InputError(column, row[column], f"cell {name} is said to be {row['status']}", remedy)
+            loss = row[column]
+            if math.isnan(loss) != diverged:
+                raise InputError(column, loss, f"cell {name} is said to be {row['status']}", COLLECT)
+            if not diverged and not 0 < loss < math.inf:
+                raise InputError(column, loss, f"of cell {name} must be a number above 0", COLLECT)
+        if pd.isna(row["held_out"]):
+            raise InputError("held_out", "(empty)", f"nothing says on what text cell {name} was judged", COLLECT)
     texts = runs["held_out"].unique()
     if len(texts) > 1:
         remedy = "Evaluate all cells of a study on one text."

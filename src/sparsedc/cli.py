@@ -408,7 +408,7 @@ def fit(
 def compare(
     table: Table,
     form: Annotated[
-        list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: six of them.")
+        list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: seven of them.")
     ] = None,
     columns: Columns = None,
     params: Params = None,

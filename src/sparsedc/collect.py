@@ -11,6 +11,8 @@ from sparsedc.observations import COLUMNS as OBSERVATIONS
 from sparsedc.observations import observed, read_observations, write_observations
 from sparsedc.runs import COLUMNS, read_runs, write_runs
 
+#: Of rows that are alike in these, one is a copy of the other: a second training takes another time.
+TRAINING = ["cell", "fingerprint", "seconds"]
 #: Columns that the trainer knows; the others come from the study.
 TRAINED = [column for column in COLUMNS if column not in ("cell", "study", "role")]
 
@@ -26,7 +28,8 @@ def collect_runs(cells: Path, out: Path, *, so_far: bool = False) -> None:
         so_far: leave out cells that have no metrics yet.
 
     Raises:
-        InputError: a cell's metrics are missing, unreadable, or those of another spec than the study's.
+        InputError: a cell's metrics are missing, unreadable, or those of another spec than the study's; or `out` has
+            rows of cells of the study without metrics, which would be lost.
     """
     try:
         index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
@@ -60,21 +63,38 @@ def collect_runs(cells: Path, out: Path, *, so_far: bool = False) -> None:
             "tokens", " and ".join(str(path) for path in list(tokens.values())[:2]), "these cells saw different tokens",
             "Delete the one trained on old text and run snakemake.",
         )  # fmt: skip
+    if so_far:
+        _check_kept(out, index["cell"], {row["cell"] for row in rows})
+        print(f"{len(rows)} of {len(index)} cells in {out}")
     for name, some in observations.items():
         write_observations(name, pd.DataFrame(some, columns=list(OBSERVATIONS[name])), out.parent)
     write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
 
 
+def _check_kept(out: Path, cells: "pd.Series[str]", collected: set[str]) -> None:
+    """A table of cells that were trained elsewhere is not to be overwritten by one without them."""
+    if not collected:
+        raise InputError("cells", len(cells), "none has metrics yet", "Run snakemake to train them.")
+    if out.exists():
+        lost = [cell for cell in read_runs(out)["cell"] if cell not in collected and cell in set(cells)]
+        if lost:
+            remedy = "Collect to another file, and merge the two with `sparsedc runs merge`."
+            raise InputError("cell", lost[0], f"stands in {out} and has no metrics here", remedy)
+
+
 def merge_runs(tables: list[Path], out: Path) -> None:
     """Merge runs tables by cell; of a cell that stands in several, the first table's row counts.
 
-    Beside `out` are merged the observations that lie beside the tables: of each cell those beside the table whose row
-    counts. Everything is read before the first table is written, so that `out` may be one of the merged.
+    Beside `out` are merged the observations that lie beside the tables: of each cell those beside the first table that
+    has any and the row that counts. Everything is read before the first table is written, so that `out` may be one of
+    the merged.
 
     Raises:
-        InputError: a cell stands in two tables that were evaluated on different held-out text.
+        InputError: a cell stands in two tables that were evaluated on different held-out text; or beside `out` lie
+            observations of a cell that is none of the merged, which would be lost.
     """
-    everything = pd.concat([read_runs(path).assign(table=place) for place, path in enumerate(tables)])
+    read = [read_runs(path) for path in tables]
+    everything = pd.concat(read)
     texts = everything.groupby("cell")["held_out"].nunique()
     if (texts > 1).any():
         raise InputError(
@@ -82,20 +102,32 @@ def merge_runs(tables: list[Path], out: Path) -> None:
             "Merge tables of the same corpus.",
         )  # fmt: skip
     merged = everything.drop_duplicates("cell", keep="first")
-    observations = {name: _merged_observations(name, tables, merged) for name in OBSERVATIONS}
-    for name, rows in observations.items():
-        if rows is not None:
-            write_observations(name, rows, out.parent)
+    observations = {name: _merged_observations(name, tables, read, merged) for name in OBSERVATIONS}
+    for name in OBSERVATIONS:
+        path = out.parent / name
+        if path.exists():
+            others = set(read_observations(path)["cell"]) - set(merged["cell"])
+            if others:
+                raise InputError("cell", min(others), f"stands in {path} and in none of the tables", "Write elsewhere.")
+    for name, found in observations.items():
+        if found is not None:
+            write_observations(name, found, out.parent)
     write_runs(merged.sort_values("cell"), out)
     print(f"{len(merged)} cells in {out}")
 
 
-def _merged_observations(name: str, tables: list[Path], merged: pd.DataFrame) -> pd.DataFrame | None:
+def _merged_observations(
+    name: str, tables: list[Path], read: list[pd.DataFrame], merged: pd.DataFrame
+) -> pd.DataFrame | None:
     """None where no such table lies beside any of the runs tables."""
-    beside = {place: path.parent / name for place, path in enumerate(tables)}
-    parts = []
-    for place, path in beside.items():
-        if path.exists():
-            rows = read_observations(path)
-            parts.append(rows[rows["cell"].isin(merged.loc[merged["table"] == place, "cell"])])
+    counted = pd.MultiIndex.from_frame(merged[TRAINING])
+    parts: list[pd.DataFrame] = []
+    known: set[str] = set()
+    for path, table in zip(tables, read, strict=True):
+        if (path.parent / name).exists():
+            same = pd.MultiIndex.from_frame(table[TRAINING]).isin(counted)
+            rows = read_observations(path.parent / name)
+            rows = rows[rows["cell"].isin(set(table.loc[same, "cell"]) - known)]
+            known |= set(rows["cell"])
+            parts.append(rows)
     return pd.concat(parts).sort_values("cell", kind="stable") if parts else None

@@ -16,6 +16,8 @@ if not PUBLISHED:  # of published constants there are no cells to compare
             optima=report(f"{RESULTS}/optima.csv", caption="../report/optima.rst", category="Tables"),
         log:
             f"{RESULTS}/logs/contrasts.log",
+        params:
+            table=TABLE,
         shell:
             "sparsedc runs contrast {input} --out {output.contrasts} 2> >(tee {log} >&2) | tee -a {log}"
 
@@ -41,6 +43,7 @@ for FIGURE in [name for name in DRAWN if name not in OBSERVED]:  # a rule each: 
             f"{RESULTS}/logs/figure/{FIGURE}.log",
         localrule: True
         params:
+            table=TABLE,
             figure=FIGURE,
             law=subpath(input.law, parent=True),
             stem=subpath(output[0], strip_suffix=".svg"),
@@ -70,6 +73,7 @@ for FIGURE in [name for name in DRAWN if name in OBSERVED]:  # these ask no law,
             f"{RESULTS}/logs/figure/{FIGURE}.log",
         localrule: True
         params:
+            table=TABLE,
             figure=FIGURE,
             stem=subpath(output[0], strip_suffix=".svg"),
         shell:
@@ -90,6 +94,7 @@ rule summary:
     log:
         f"{RESULTS}/logs/summary.log",
     params:
+        table=TABLE,
         law=subpath(input.law, parent=True),
     shell:
         "sparsedc summary --runs {input.runs} --law {params.law} --out {output} 2> >(tee {log} >&2)"

@@ -32,6 +32,7 @@ else:
         threads: workflow.cores
         params:
             folder=subpath(output.law, parent=True),
+            table=TABLE,
             forms=" ".join(f"--form {form}" for form in STUDY.config.law.forms),
             params=STUDY.config.law.params,
             delta=STUDY.config.law.huber_delta,

@@ -497,7 +497,7 @@ FORMS: dict[str, Form] = {form.name: form for form in (Chinchilla(), Gadre(), Fr
 }
 
 #: The forms that are compared unless somebody names others: one for each thing that a law may know.
-COMPARED = ("chinchilla", "muennighoff", "power", "sparse", "overfit:power", "power:untied,coupled")
+COMPARED = ("chinchilla", "muennighoff", "power", "power:untied", "power:untied,coupled", "sparse", "overfit:power")
 
 
 def get_form(name: str) -> Form:
