@@ -103,6 +103,8 @@ include: "workflow/rules/figures.smk"
 rule all:
     default_target: True
     input:
+        # Each of them: a table that lacks some may have come from elsewhere, or from `sparsedc runs collect --so-far`.
+        expand(f"{RESULTS}/cells/{{cell}}/metrics.json", cell=[] if FROM_TABLE else STUDY.cells),
         f"{RESULTS}/runs.csv",
         [] if PUBLISHED else f"{RESULTS}/contrasts.csv",
         f"{RESULTS}/law/law.json",

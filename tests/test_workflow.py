@@ -132,6 +132,11 @@ def test_law_and_figures_from_the_table_alone(finished, tmp_path):
     snakemake(folder, *from_table)
     for name in ("law/law.json", "law/predictions.csv", "contrasts.csv", "figures/isoloss.png"):
         assert (folder / "results/micro" / name).read_bytes() == (finished[0] / "results/micro" / name).read_bytes()
+    assert planned(folder, *from_table) == {}
+    table = folder / "results/micro/runs.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    os.utime(table, (0, 0))  # another table, with a date of its own
+    assert planned(folder, *from_table)["law"] == 1
     wrong = snakemake(folder, "--config", "from_table=csv", check=False)
     assert "from_table = csv: must be true or false" in wrong.stderr
 
@@ -139,6 +144,13 @@ def test_law_and_figures_from_the_table_alone(finished, tmp_path):
 def test_nothing_to_do_twice(finished):
     folder, _ = finished
     assert planned(folder) == {}
+
+
+def test_a_table_does_not_stand_for_a_cell_that_is_missing(copy):
+    """As where it was merged from elsewhere."""
+    cell = next(iter(load_study(STUDY).cells))
+    (copy / f"results/micro/cells/{cell}/metrics.json").unlink()
+    assert planned(copy)["train"] == 1
 
 
 def test_changed_hyperparameter_reruns_its_cell_and_what_depends_on_it(copy):
