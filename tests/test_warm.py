@@ -24,7 +24,7 @@ import yaml
 from sparsedc.spec import read_spec
 from sparsedc.train.placement import SLOTS, Demand, Gpus, visible_gpus
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
-from waiting import PATIENCE, alive, children, handles, holds, wait_for
+from waiting import PATIENCE, alive, children, handles, holds, refuses, wait_for
 from workflows import steps_traced, traced, tracing
 
 CLIENT = "import sys; from sparsedc.train.warm import run_warm; sys.exit(run_warm(sys.argv[1:]))"
@@ -464,7 +464,7 @@ def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(with_mps: 
     (other,) = children(server)
     assert other != process
     os.kill(server, signal.SIGKILL)
-    wait_for(lambda: not alive(server) and not alive(other))
+    wait_for(lambda: refuses(with_mps.address) and not alive(other))
     assert folder.exists()  # left over
     assert daemon() == folder
     assert with_mps.server() not in (None, server)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -31,6 +32,16 @@ def alive(pid: int) -> bool:
     """Neither gone nor a zombie."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def refuses(address: Path) -> bool:
+    """Does nobody listen at a Unix socket any more? A killed process is a zombie while its threads still hold it."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(address))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
     return False
 
 

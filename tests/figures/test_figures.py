@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from sparsedc.errors import InputError
-from sparsedc.figures import FIGURES, get_figure, isoflop, isoloss, optimal_density, style
+from sparsedc.figures import COMPARING, FIGURES, OBSERVED, get_figure, isoflop, isoloss, optimal_density, style
 from sparsedc.figures.isoloss import densities_shown
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study
@@ -178,8 +178,7 @@ def test_a_law_at_a_bound_names_what_is_no_estimate(simulate, quick):
     runs = simulate(unique_tokens=[32_768])
     fit = known_fit("sparse", runs)
     bound = type(fit)(**{**vars(fit), "status": "at bound", "at_bound": ("E", "mu")})
-    others = {"topology", "stability", "repetition"}
-    for name in set(FIGURES) - others:
+    for name in set(FIGURES) - OBSERVED - COMPARING:
         assert "at bound: E, mu" in words(plotted(name, runs, bound))
 
 
