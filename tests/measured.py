@@ -4,6 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from sparsedc.law.validate import SeedNoise
+from sparsedc.noise import Noise
 from sparsedc.runs import COLUMNS
 
 #: dense-equivalent parameters outside embedding and head
@@ -65,11 +67,16 @@ def seeds(*losses: float, **where: Any) -> list[dict[str, Any]]:
     return [run(loss, **where, seed=seed) for seed, loss in enumerate(losses)]
 
 
-def noisy(freedom: int, sd: float = 0.01) -> list[dict[str, Any]]:
+def alike(sd: float, freedom: int) -> Noise:
+    """One noise, known for either side from seeds of its own."""
+    return Noise(SeedNoise(sd, freedom, freedom), SeedNoise(sd, freedom, freedom))
+
+
+def noisy(freedom: int, sd: float = 0.01, density: float = 0.5) -> list[dict[str, Any]]:
     """Pairs of seeds whose pooled standard deviation is `sd`, at a U of their own."""
     half = sd / 2**0.5
     return [
-        run(5 + sign * half, U=10_000 + pair, density=0.5, seed=seed)
+        run(5 + sign * half, U=10_000 + pair, density=density, seed=seed)
         for pair in range(freedom)
         for seed, sign in enumerate((-1, 1))
     ]

@@ -172,7 +172,7 @@ def test_contrast_tells_and_writes_who_was_ahead(
     assert (out.parent / "optima.csv").read_text().count("\n") == 2
     assert run("runs", "contrast", single, "--noise-of", several, monkeypatch=monkeypatch) == 0
     said = capsys.readouterr().out
-    assert said.startswith("Noise between seeds 0.0100 nats (SD), 4 degrees of freedom; at most 5% of")
+    assert said.startswith("Noise between seeds: sparse 0.0100 nats (SD, 4 degrees of freedom), taken for both sides")
     assert "equal total parameters         1M             1 / 0 / 0\n" in said
 
 

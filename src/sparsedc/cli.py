@@ -324,13 +324,14 @@ def contrast(
 ) -> None:
     """Tell who wins, sparse or dense, by how much, and whether it is beyond the noise: of the runs alone, no law."""
     from sparsedc import contrasts, optima
+    from sparsedc import noise as of_seeds
     from sparsedc.law.options import parse_columns
     from sparsedc.law.table import read_table
 
     runs = read_table(table, parse_columns(columns) if columns else None)
-    noise = contrasts.noise_of(runs if noise_of is None else read_table(noise_of))
+    noise = of_seeds.noise_of(runs if noise_of is None else read_table(noise_of))
     if noise_of is not None and noise is None:
-        raise InputError("noise-of", noise_of, contrasts.NO_NOISE, "Name a table with several seeds of a cell.")
+        raise InputError("noise-of", noise_of, of_seeds.NO_NOISE, "Name a table with several seeds of a cell.")
     found, best = contrasts.contrasts(runs, noise), optima.optima(runs, noise)
     if out:
         contrasts.write_contrasts(found, out)

@@ -4,16 +4,8 @@ A sparse model is set against dense ones that are its equal in one respect, see 
 study varies on purpose, U above all, is the same. A contrast is the difference of the two losses, sparse − dense, in
 nats per token: below 0 sparse is ahead.
 
-**Noise** is the spread between seeds, pooled over all configurations with several (`sparsedc.law.validate.seed_noise`):
-a mean over n seeds has the standard error sd / √n, whatever the configuration, and intervals are Student's with the
-pooled degrees of freedom. Cells are judged on the same held-out documents, so that what another choice of documents
-would change is common to both sides and largely cancels; `val_loss_se` is therefore left out. Seeds of both sides are
-taken for independent. Equal seeds share the order of the data, which makes intervals too wide rather than too narrow.
-
-**A lowest loss** is a minimum over noisy ones and so too low, the more so the more there are. Where a side has several
-configurations of which its lowest counts, the other side is ahead only if it is below every one of them, which needs
-no correction; and the side itself is ahead only if one of them is, where each of k is tested at 1/k of the level
-(Bonferroni). Intervals are the same bounds turned round. The difference stays that of the two minima.
+Noise, and what it means to be the lowest of several, are those of `sparsedc.noise`. The difference is that of the two
+lowest losses; its interval allows for their choice.
 
 **Verdicts** hold the false discovery rate of each comparison, over all of its contrasts in the table, to `LEVEL`
 (Benjamini and Hochberg 1995): of the verdicts other than undecided, at most that share is expected to be wrong, and
@@ -27,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy import special, stats
 
 from sparsedc.atomic import whole
 from sparsedc.errors import InputError
-from sparsedc.law.counts import count_params, default_convention
-from sparsedc.law.validate import CONFIGURATION, SeedNoise, seed_noise
+from sparsedc.noise import LEVEL, NO_NOISE, Mask, Noise, adjusted, compare, configurations, lowest
 from sparsedc.words import text_grid, varying
 
 #: Comparison → what is equal, as tables and figures call it.
@@ -50,8 +39,11 @@ from sparsedc.words import text_grid, varying
 #:     In these two the lowest loss of any size and number of epochs counts, at no more than a compute C: of dense
 #:     cells, and of the sparse ones of one method and density. C is that of each sparse cell that is lower than all of
 #:     its kind at no more compute. Where no dense cell has just C, the lowest dense loss is interpolated in ln C
-#:     between the next computes that dense cells have; sparse is then ahead only if it is below the lowest at the
-#:     higher of these, dense only by the lowest at the lower.
+#:     between the next computes that dense cells have; dense is then ahead only by the lowest at the lower of these.
+#:     What dense models could reach at C, those tell that have more: sparse is ahead only if it is below all dense
+#:     losses up to the next compute, C or above, of a dense cell with at least as many epochs. Cells of fewer do not
+#:     tell, as a smaller model that repeats its data may be better than these; and where there is none of as many,
+#:     nothing does, and sparse is never ahead.
 COMPARISONS = {
     "equal_total": "equal total parameters",
     "equal_active": "equal active parameters",
@@ -61,9 +53,6 @@ COMPARISONS = {
 }
 #: parameters or FLOPs that differ by less, as a share, are equal
 TOLERANCE = 0.02
-#: expected share of false verdicts; intervals hold 1 − LEVEL
-LEVEL = 0.05
-NO_NOISE = "no configuration was run with several seeds"
 VERDICTS = ("sparse", "dense", "undecided")
 
 #: The table of contrasts, one row each, with pandas dtypes; docs/runs.md says more.
@@ -87,118 +76,19 @@ COLUMNS: dict[str, str] = {
     "sparse_of": "Int64",  # how many configurations it is the lowest of
     "dense_of": "Int64",  # the sizes of an interpolation together
     "difference": "float64",  # sparse − dense, nats per token
+    "sparse_se": "float64",  # standard error of the mean, from the noise of its side
+    "dense_se": "float64",
     "se": "float64",  # of the difference of these two
     "low": "float64",  # 95 % interval of the difference, the choice of the lowest included
-    "high": "float64",
+    "high": "float64",  # ∞ where nothing tells how low dense might be
     "p": "float64",  # two-sided
     "p_adjusted": "float64",  # Benjamini–Hochberg, within the comparison
     "verdict": "string",
     "reason": "string",  # why undecided
+    "seeded": "string",  # sides of which the size was run with several seeds: both | sparse | dense | neither
 }
-Mask = npt.NDArray[np.bool_]
-
-
-# ------------------------------------------------------------------------------------------------------- comparing
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How the lowest of some losses compares with the lowest of others, in nats per token."""
-
-    low: float  # of the interval of the first less the second
-    high: float
-    p_below: float  # one-sided: of losses like these, or more so, if the first is not below the second
-    p_above: float
-
-    @property
-    def p(self) -> float:
-        """Two-sided."""
-        return float(np.minimum(1.0, 2 * np.minimum(self.p_below, self.p_above)))
-
-
-def compare(
-    some: pd.DataFrame, others: pd.DataFrame, noise: SeedNoise | None, attained: Mask | None = None
-) -> Difference:
-    """Whether the lowest loss of `some` is below that of `others`, or above it.
-
-    Args:
-        some, others: with columns loss and variance, the latter in units of that between seeds: 1/n of a mean over n.
-        noise: without it all is NaN.
-        attained: which of the others may show them to be lower; the rest are what they might at best have reached, and
-            `some` are to be below these, too.
-    """
-    attained = np.ones(len(others), dtype=bool) if attained is None else attained
-    sd, freedom = (noise.sd, noise.freedom) if noise else (np.nan, np.nan)
-    difference = some["loss"].to_numpy()[:, None] - others["loss"].to_numpy()
-    se = sd * np.sqrt(some["variance"].to_numpy()[:, None] + others["variance"].to_numpy())
-    n_some, n_others = len(some), int(attained.sum())
-    reach_some, reach_others = (-special.stdtrit(freedom, LEVEL / 2 / n) * se for n in (n_some, n_others))
-    below, above = special.stdtr(freedom, difference / se), special.stdtr(freedom, -difference / se)
-    return Difference(
-        low=float((difference - reach_others)[:, attained].min(axis=0).max()),
-        high=float((difference + reach_some).max(axis=1).min()),
-        p_below=float(np.minimum(1.0, n_some * below.max(axis=1).min())),
-        p_above=float(np.minimum(1.0, n_others * above[:, attained].max(axis=0).min())),
-    )
-
-
-def adjusted(p: pd.Series) -> pd.Series:
-    """Benjamini and Hochberg's, of those that are there."""
-    known = p.dropna()
-    if not len(known):
-        return p
-    return pd.Series(stats.false_discovery_control(known.to_numpy()), known.index).reindex(p.index)
-
-
-def noise_of(runs: pd.DataFrame) -> SeedNoise | None:
-    """The noise that contrasts of these runs are judged by; None where there is none, or seeds all give one loss."""
-    noise = seed_noise(runs[runs["status"] == "ok"])
-    return noise if noise and noise.sd > 0 else None
-
-
-def configurations(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration with a finished cell, of whatever role.
-
-    Runs of one configuration and seed, which differ in something that the table does not say, count as one seed, with
-    their mean; where there is no column `seed`, so do all runs of a configuration.
-
-    Returns:
-        held_out, method, size, density, unique_tokens, epochs, active (parameters), body (of these without embedding
-        and head; NaN where the table does not tell), total (dense-equivalent parameters, of the body where it is
-        told), flops_dense, flops_sparse, loss (mean over seeds), seeds, and variance of that mean in units of that
-        between seeds.
-    """
-    finished = runs[runs["status"] == "ok"].reset_index(drop=True)
-    active = count_params(finished, "active")
-    body = count_params(finished, "body") if default_convention(finished) == "body" else np.full_like(active, np.nan)
-    known = finished.assign(
-        held_out=finished["held_out"].fillna("") if "held_out" in finished else "",
-        unique_tokens=finished["unique_tokens"].round().astype("int64"),
-        epochs=finished["epochs"].round(3),  # in a table that gives tokens only, whole steps make them uneven
-        active=active,
-        body=body,
-        seed=finished["seed"].fillna("") if "seed" in finished else "",
-    )
-    for column in ("flops_dense", "flops_sparse"):
-        known[column] = known.get(column, np.nan)
-    N = known["body"].fillna(known["active"])
-    by_size = known.assign(dense=N.where(known["density"] == 1), ratio=N / known["density"])
-    medians = by_size.groupby("size")[["dense", "ratio"]].transform("median")
-    known["total"] = medians["dense"].fillna(medians["ratio"])  # a ratio is off by the norms, which no mask covers
-    same = [column for column in CONFIGURATION if column in known] + ["epochs"]
-    of_seed = known.groupby([*same, "seed"], dropna=False, sort=False)
-    counts = ["active", "body", "total", "flops_dense", "flops_sparse"]
-    by_seed = of_seed[["val_loss", *counts]].mean().reset_index()
-    groups = by_seed.groupby(same, dropna=False, sort=False)
-    each = {"loss": ("val_loss", "mean"), "seeds": ("val_loss", "size"), **{name: (name, "first") for name in counts}}
-    found = groups.agg(**each).reset_index().assign(variance=lambda table: 1 / table["seeds"])
-    where = ["held_out", "method", "size", "density", "unique_tokens", "epochs"]
-    return found[[*where, *counts, "loss", "seeds", "variance"]]
-
-
-def lowest(cells: pd.DataFrame) -> "pd.Series[Any]":
-    """The row of the lowest loss."""
-    return cells.iloc[int(cells["loss"].to_numpy().argmin())]
+#: (of sparse, of dense) whether the size was run with several seeds → the word for it
+SEEDED = {(True, True): "both", (True, False): "sparse", (False, True): "dense", (False, False): "neither"}
 
 
 # ------------------------------------------------------------------------------------------------------- contrasts
@@ -206,14 +96,14 @@ def lowest(cells: pd.DataFrame) -> "pd.Series[Any]":
 
 @dataclass(frozen=True)
 class _Dense:
-    """The dense side of a contrast: of configurations, or of interpolations, with columns loss, variance, seeds, at and
-    label, the one that is stated, and those that decide."""
+    """The dense side of a contrast: of configurations, or of interpolations, with the columns of `_interpolated`, the
+    one that is stated, and those that decide."""
 
     cells: pd.DataFrame
     stated: "pd.Series[Any] | None" = None
     matched: str = "equal"
     attained: Mask | None = None  # see `compare`
-    reason: str = ""  # why there is none
+    reason: str = ""  # why there is none, or why sparse cannot be ahead
 
     @classmethod
     def of(cls, cells: pd.DataFrame) -> "_Dense":
@@ -225,7 +115,7 @@ class _Dense:
         return cls(pd.DataFrame(), reason=reason)
 
 
-def contrasts(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFrame:
+def contrasts(runs: pd.DataFrame, noise: Noise | None = None) -> pd.DataFrame:
     """Every sparse configuration against dense, at each of `COMPARISONS`: the columns of `COLUMNS`.
 
     A sparse cell without a dense equal has a row, too, whose reason says what is missing. Methods are contrasted with
@@ -235,31 +125,31 @@ def contrasts(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFram
         runs: as `sparsedc.law.table.read_table` reads them.
         noise: in place of that of these runs.
     """
-    noise = noise or noise_of(runs)
-    known = configurations(runs)
+    known = configurations(runs, noise)
     rows = []
     for _, at_U in known.groupby(["held_out", "unique_tokens"]):
         dense = at_U[at_U["density"] == 1]
         for _, arm in at_U[at_U["density"] < 1].groupby(["method", "density"]):
             for (size, epochs), sparse in arm.groupby(["size", "epochs"]):
                 beside = dense[dense["epochs"] == epochs]
-                rows.append(_row("equal_total", _labelled(sparse, "total"), _same_size(beside, str(size)), noise))
+                rows.append(_row("equal_total", _labelled(sparse, "total"), _same_size(beside, str(size))))
                 for comparison in ("equal_active", "equal_body"):
                     count = comparison.removeprefix("equal_")
                     if sparse[count].notna().all():
-                        rows.append(_row(comparison, _labelled(sparse, count), _same(beside, sparse, count), noise))
+                        rows.append(_row(comparison, _labelled(sparse, count), _same(beside, sparse, count)))
             for comparison in ("equal_flops_dense", "equal_flops_sparse"):
                 flops = comparison.removeprefix("equal_")
                 costed = arm[arm[flops] > 0]
                 for C in _improvements(costed, flops):
                     within = costed[costed[flops] <= C * (1 + TOLERANCE)]
-                    rows.append(_row(comparison, _labelled(within, flops), _up_to(dense, flops, C), noise))
+                    rows.append(_row(comparison, _labelled(within, flops), _up_to(dense, within, flops, C)))
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if len(table):
         table["p_adjusted"] = table.groupby("comparison")["p"].transform(adjusted)
     undecided = ~(table["p_adjusted"] <= LEVEL)
     table.loc[undecided, "verdict"] = "undecided"
-    table.loc[undecided & (table["reason"] == ""), "reason"] = "within the noise" if noise else NO_NOISE
+    table.loc[table["difference"].notna() & table["se"].isna(), "reason"] = NO_NOISE
+    table.loc[undecided & (table["reason"] == ""), "reason"] = "within the noise"
     order = table["comparison"].map({name: place for place, name in enumerate(COMPARISONS)})
     keys = ["order", "held_out", "method", "unique_tokens", "sparse_at", "density", "epochs"]
     return table.assign(order=order).sort_values(keys).drop(columns="order").reset_index(drop=True)
@@ -269,7 +159,7 @@ def _labelled(cells: pd.DataFrame, at: str) -> pd.DataFrame:
     return cells.assign(at=cells[at], label=cells["size"])
 
 
-def _row(comparison: str, sparse: pd.DataFrame, dense: _Dense, noise: SeedNoise | None) -> dict[str, Any]:
+def _row(comparison: str, sparse: pd.DataFrame, dense: _Dense) -> dict[str, Any]:
     best, stated = lowest(sparse), dense.stated
     row: dict[str, Any] = {
         name: best[name] for name in ("held_out", "method", "size", "density", "unique_tokens", "epochs")
@@ -279,17 +169,20 @@ def _row(comparison: str, sparse: pd.DataFrame, dense: _Dense, noise: SeedNoise 
     if stated is None:
         return row
     row |= {f"dense_{name}": stated[name] for name in ("at", "loss", "seeds")}
-    found = compare(sparse, dense.cells, noise, dense.attained)
+    row |= {f"{side}_se": np.sqrt(cell["variance"]) for side, cell in (("sparse", best), ("dense", stated))}
+    found = compare(sparse, dense.cells, dense.attained)
     return row | {
         "dense": stated["label"],
         "matched": dense.matched,
         "dense_of": len(dense.cells) if dense.attained is None else int(dense.attained.sum()),
         "difference": best["loss"] - stated["loss"],
-        "se": noise.sd * np.sqrt(best["variance"] + stated["variance"]) if noise else np.nan,
+        "se": np.sqrt(best["variance"] + stated["variance"]),
         "low": found.low,
         "high": found.high,
         "p": found.p,
         "verdict": "sparse" if found.p_below < found.p_above else "dense",
+        "reason": dense.reason if best["loss"] < stated["loss"] else "",
+        "seeded": SEEDED[bool(best["seeded"]), bool(stated["seeded"])],
     }
 
 
@@ -301,8 +194,11 @@ def _interpolated(cells: pd.DataFrame, x: str, at: float) -> dict[str, object]:
     )
     return {
         "loss": float((shares * cells["loss"]).sum()),
-        "variance": float((shares**2 * cells["variance"]).sum()),
+        "variance": float((shares**2 * cells["variance"]).sum(skipna=False)),
+        "freedom": cells["freedom"].iloc[0],  # all are dense, with one noise
+        "noise": cells["noise"].iloc[0],
         "seeds": cells["seeds"].sum(),
+        "seeded": cells["seeded"].all(),
         "at": at,
         "label": " + ".join(f"{share:.2f} × {label}" for share, label in zip(shares, cells["label"], strict=True)),
     }
@@ -347,8 +243,9 @@ def _improvements(arm: pd.DataFrame, flops: str) -> list[float]:
     return sorted(set(cost[loss == reached].tolist()))
 
 
-def _up_to(dense: pd.DataFrame, flops: str, C: float) -> _Dense:
-    """Dense cells of any size and epochs, at a compute of C or less, and of the next above where none has C."""
+def _up_to(dense: pd.DataFrame, sparse: pd.DataFrame, flops: str, C: float) -> _Dense:
+    """Dense cells of any size and epochs, at a compute of C or less, and above it those that tell what dense might
+    reach there: up to the next of at least as many epochs as the sparse side's lowest."""
     costed = dense[dense[flops] > 0]
     labels = [f"{size}, {epochs:g} ep." for size, epochs in zip(costed["size"], costed["epochs"], strict=True)]
     costed = costed.assign(at=costed[flops], label=labels)
@@ -357,15 +254,21 @@ def _up_to(dense: pd.DataFrame, flops: str, C: float) -> _Dense:
     if not within.any() or not beyond.any():
         extreme = "little" if beyond.any() else "much"
         return _Dense.none(f"no dense cell of as {extreme} compute at this U" if len(cost) else "no dense FLOPs known")
-    if (within & beyond).any():
-        return _Dense.of(costed[within])
-    levels = cost[within].max(), cost[beyond].min()
-    ends = [lowest(costed[cost <= level]) for level in levels]
-    stated = ends[0]
-    if ends[0].name != ends[1].name:
-        stated = pd.Series(_interpolated(pd.DataFrame(ends).assign(**{flops: levels}), flops, C))
-    allowed = cost <= levels[1]
-    return _Dense(costed[allowed], stated, "interpolated", within[allowed])
+    stated, matched = lowest(costed[within]), "equal"
+    if not (within & beyond).any():
+        matched = "interpolated"
+        levels = cost[within].max(), cost[beyond].min()
+        ends = [lowest(costed[cost <= level]) for level in levels]
+        if ends[0].name != ends[1].name:
+            stated = pd.Series(_interpolated(pd.DataFrame(ends).assign(**{flops: levels}), flops, C))
+    telling = cost[beyond & (costed["epochs"].to_numpy() >= lowest(sparse)["epochs"])]
+    allowed = within | (cost <= min(telling, default=np.inf))
+    cells, attained = costed[allowed], within[allowed]
+    if len(telling):
+        return _Dense(cells, stated, matched, attained)
+    cells = pd.concat([cells, cells[:1].assign(loss=-np.inf)])
+    reason = "no dense cell of as much compute and as many epochs tells what dense might reach"
+    return _Dense(cells, stated, matched, np.append(attained, False), reason)
 
 
 # ----------------------------------------------------------------------------------------------- reading and telling
@@ -414,15 +317,15 @@ def lower(table: pd.DataFrame) -> str:
     return f"{int((table['difference'] < 0).sum())} of {len(table)}"
 
 
-def render(table: pd.DataFrame, noise: SeedNoise | None) -> str:
+def render(table: pd.DataFrame, noise: Noise | None) -> str:
     """Verdicts counted, as text."""
     if not len(table):
         return "No contrasts: the table has no finished sparse cell."
     said = f"No verdicts: {NO_NOISE}, so that nothing says what a difference is worth."
     what = "Contrasts with sparse lower"
     if noise:
-        said = f"Noise between seeds {noise.sd:.4f} nats (SD), {noise.freedom} degrees of freedom; "
-        said += f"at most {LEVEL:.0%} of a comparison's verdicts are expected to be wrong (Benjamini–Hochberg)."
+        said = f"{noise.words()}.\n"
+        said += f"At most {LEVEL:.0%} of a comparison's verdicts are expected to be wrong (Benjamini–Hochberg)."
         what = "Contrasts with sparse ahead / dense ahead / undecided"
     parts, known = [said], compared(table)
     if len(known):
@@ -433,6 +336,11 @@ def render(table: pd.DataFrame, noise: SeedNoise | None) -> str:
         }
         grid = text_grid(words, keys, "{:.3g}".format)
         parts.append(f"{what}, by epochs:\n{grid}")
+    decided = known[known["verdict"] != "undecided"]
+    if len(decided):
+        counts = decided["seeded"].value_counts()
+        of_sides = ", ".join(f"{side} {counts.get(side, 0)}" for side in SEEDED.values())
+        parts.append(f"Verdicts by the sides of which the size was run with several seeds: {of_sides}.")
     if len(known) < len(table):
         parts.append(f"Of {len(table)} contrasts {len(table) - len(known)} have no dense side and are not counted.")
     return "\n\n".join(parts)

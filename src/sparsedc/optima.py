@@ -1,7 +1,7 @@
 """How sparse, and over how many passes, by the measured runs alone: where losses are lowest, and what is as good.
 
 The density of the lowest loss at each size, U and epochs; the epochs of the lowest at each size, density and U. Others
-are told from the best by the noise between seeds, see `sparsedc.contrasts`: one is left out if its loss is beyond the
+are told from the best by the noise between seeds, see `sparsedc.noise`: one is left out if its loss is beyond the
 noise above any other, each of which is tested at its share of the level (Bonferroni). Of all that are left out over
 densities, and of those over epochs, at most `LEVEL` are expected to be as good as the best (Benjamini and Hochberg).
 """
@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sparsedc.atomic import whole
-from sparsedc.contrasts import LEVEL, adjusted, compare, configurations, lowest, noise_of
-from sparsedc.law.validate import SeedNoise
+from sparsedc.noise import LEVEL, Noise, adjusted, compare, configurations, lowest
 from sparsedc.words import density_label, text_grid, varying
 
 #: The table of optima, one row each, with pandas dtypes; docs/runs.md says more.
@@ -37,7 +36,7 @@ COLUMNS: dict[str, str] = {
 }
 
 
-def optima(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFrame:
+def optima(runs: pd.DataFrame, noise: Noise | None = None) -> pd.DataFrame:
     """The columns of `COLUMNS`, with a row wherever there are several densities, or numbers of epochs, to choose from.
 
     Dense cells count among the densities of every method.
@@ -46,23 +45,22 @@ def optima(runs: pd.DataFrame, noise: SeedNoise | None = None) -> pd.DataFrame:
         runs: as `sparsedc.law.table.read_table` reads them.
         noise: in place of that of these runs.
     """
-    noise = noise or noise_of(runs)
-    known = configurations(runs)
+    known = configurations(runs, noise)
     dense = known[known["density"] == 1]
     arms = [
         pd.concat([arm, dense.assign(method=method)]) for method, arm in known.groupby("method") if method != "dense"
     ]
     by_method = pd.concat(arms) if arms else known.iloc[:0]
     rows = [
-        *_over("density", by_method, ["held_out", "method", "size", "unique_tokens", "epochs"], noise),
-        *_over("epochs", known, ["held_out", "method", "size", "density", "unique_tokens"], noise),
+        *_over("density", by_method, ["held_out", "method", "size", "unique_tokens", "epochs"]),
+        *_over("epochs", known, ["held_out", "method", "size", "density", "unique_tokens"]),
     ]
     order = ["over", "held_out", "method", "unique_tokens", "total", "epochs", "density"]
     table = pd.DataFrame(rows, columns=[*COLUMNS, "total"]).sort_values(order)
     return table.drop(columns="total").reset_index(drop=True).astype(COLUMNS)
 
 
-def _over(over: str, known: pd.DataFrame, fixed: list[str], noise: SeedNoise | None) -> list[dict[str, Any]]:
+def _over(over: str, known: pd.DataFrame, fixed: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     tests = []  # of each level in each row: the p of what it has, or more, if it were as good as any other
     for place, group in known.groupby(fixed):
@@ -71,13 +69,13 @@ def _over(over: str, known: pd.DataFrame, fixed: list[str], noise: SeedNoise | N
             continue
         best, last = lowest(levels), levels.iloc[-1]
         for level in levels[over]:
-            p = compare(group[group[over] == level], group[group[over] != level], noise).p_above
+            p = compare(group[group[over] == level], group[group[over] != level]).p_above
             tests.append((len(found), level, p))
         row = dict(zip(fixed, place, strict=True)) | {"over": over, "total": group["total"].iloc[0]}
         row |= {"tried": len(levels), "first": levels[over].iloc[0], "last": last[over], "best": best[over]}
         row |= {"loss": best["loss"], "rise": last["loss"] - best["loss"]}
-        if noise and last[over] != best[over]:
-            row["rise_se"] = noise.sd * np.sqrt(best["variance"] + last["variance"])
+        if last[over] != best[over]:
+            row["rise_se"] = np.sqrt(best["variance"] + last["variance"])
         found.append(row)
     tested = pd.DataFrame(tests, columns=["row", "level", "p"])
     tested = tested[~(adjusted(tested["p"]) <= LEVEL)]

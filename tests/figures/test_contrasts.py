@@ -6,11 +6,12 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from measured import noisy, run, table
+from measured import alike, noisy, run, table
 from sparsedc.contrasts import COMPARISONS, contrasts
 from sparsedc.figures import contrasts as figure_of
 from sparsedc.figures import style
 from sparsedc.law.validate import SeedNoise
+from sparsedc.noise import Noise
 
 GRID = [(size, density, epochs) for size in "abc" for density in (1.0, 0.5, 0.25) for epochs in (1.0, 4.0)]
 
@@ -58,9 +59,10 @@ def test_filled_points_are_verdicts(runs):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_band_is_two_standard_errors_of_two_single_runs(seeds, runs):
     more = [runs.assign(seed=seed, cell=runs["cell"] + f"-{seed}") for seed in range(seeds)]
-    _, figure = drawn(pd.concat(more, ignore_index=True), SeedNoise(0.01, 9, 9))
+    noise = Noise(SeedNoise(0.02, 9, 9), SeedNoise(0.01, 9, 9))
+    _, figure = drawn(pd.concat(more, ignore_index=True), noise)
     (band,) = figure.axes[0].patches
-    assert (band.get_y(), band.get_height()) == pytest.approx((-0.02 * 2**0.5, 0.04 * 2**0.5))
+    assert (band.get_y(), band.get_height()) == pytest.approx((-0.02 * 5**0.5, 0.04 * 5**0.5))
 
 
 def test_without_seeds_there_is_no_band_and_no_verdict(runs):
@@ -82,7 +84,7 @@ def test_comparisons_and_budgets_without_contrasts_have_no_panel(runs):
 
 def test_several_methods_have_markers_of_their_own(runs):
     static = runs[runs["density"] == 0.5].assign(method="static", cell=lambda t: t["cell"] + "-static")
-    _, figure = drawn(pd.concat([runs, static], ignore_index=True), SeedNoise(0.01, 5, 5))
+    _, figure = drawn(pd.concat([runs, static], ignore_index=True), alike(0.01, 5))
     assert {"set", "static"} <= set(words(figure).splitlines())
 
 

@@ -75,7 +75,7 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
             Line2D([], [], color="#666666", marker="o", linestyle="", markerfacecolor="white", label="undecided"),
         ]
     if band:
-        handles.append(Patch(color="#DDDDDD", label="noise: 2 SE of\ntwo single runs"))
+        handles.append(Patch(color="#DDDDDD", label="noise: 2 SE of a sparse\nless a dense single run"))
     if len(methods) > 1:
         handles += [Line2D([], [], color="#666666", marker=markers[m], linestyle="", label=m) for m in methods]
     figure.legend(handles=handles, loc="outside right upper", title="Epochs")
@@ -134,10 +134,10 @@ def _epoch_colours(known: pd.DataFrame) -> dict[float, str]:
 
 
 def _band(known: pd.DataFrame) -> float | None:
-    """Two standard errors of the difference between two runs of one seed each; None without noise, or where only
-    interpolations are known."""
+    """Two standard errors of the difference between two runs of one seed each, a sparse and a dense one; None without
+    noise, or where only interpolations are known."""
     equal = known[(known["matched"] == "equal") & (known["se"] > 0)]
     if not len(equal):
         return None
     one = equal.iloc[0]
-    return float(2 * one["se"] * np.sqrt(2 / (1 / one["sparse_seeds"] + 1 / one["dense_seeds"])))
+    return float(2 * np.sqrt(one["sparse_se"] ** 2 * one["sparse_seeds"] + one["dense_se"] ** 2 * one["dense_seeds"]))

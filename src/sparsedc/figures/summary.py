@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sparsedc.contrasts import COMPARISONS, NO_NOISE, compared, contrasts, lower, tally
+from sparsedc.contrasts import COMPARISONS, compared, contrasts, lower, tally
 from sparsedc.errors import InputError
 from sparsedc.law.fit import Status
 from sparsedc.law.select import SELECTION, Selection
 from sparsedc.law.validate import Error, pooled_rmse
+from sparsedc.noise import NO_NOISE
 from sparsedc.words import count_label, density_label
 
 _STYLE = (
