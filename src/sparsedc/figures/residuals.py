@@ -27,7 +27,7 @@ _NOISE = "#BDBDBD"
 def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     """One panel a budget of unique tokens; lines join the cells of one model, the mean of its seeds.
 
-    Points stand a little left or right of their epochs, by density, so that none hides another.
+    Points stand a little left or right of their epochs, by density.
     """
     cells = predictions(fit, runs)
     noise = seed_noise(runs)
