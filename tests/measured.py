@@ -80,3 +80,11 @@ def noisy(freedom: int, sd: float = 0.01, density: float = 0.5) -> list[dict[str
         for pair in range(freedom)
         for seed, sign in enumerate((-1, 1))
     ]
+
+
+def the_one(found: pd.DataFrame, **where: object) -> pd.Series:
+    """The one row that has these values."""
+    for column, value in where.items():
+        found = found[found[column] == value]
+    assert len(found) == 1
+    return found.iloc[0]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from measured import SIZES, alike, noisy, run, seeds, table
+from measured import SIZES, alike, noisy, run, seeds, table, the_one
 from sparsedc.contrasts import (
     COLUMNS,
     COMPARISONS,
@@ -25,12 +25,7 @@ from sparsedc.noise import NO_NOISE, Noise, compare, noise_of
 
 
 def of(found: pd.DataFrame, comparison: str, **where: object) -> pd.Series:
-    """The one contrast."""
-    chosen = found[found["comparison"] == comparison]
-    for column, value in where.items():
-        chosen = chosen[chosen[column] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
+    return the_one(found, comparison=comparison, **where)
 
 
 # ----------------------------------------------------------------------------------------------------- equal total

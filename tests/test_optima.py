@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from measured import alike, noisy, run, seeds, table
+from measured import alike, noisy, run, seeds, table, the_one
 from sparsedc.law.published import validation_runs
 from sparsedc.law.table import read_table
 from sparsedc.optima import COLUMNS, optima, render, write_optima
@@ -16,12 +16,7 @@ NOISE = alike(0.01, 30)
 
 
 def of(found: pd.DataFrame, over: str, **where: object) -> pd.Series:
-    """The one optimum."""
-    chosen = found[found["over"] == over]
-    for column, value in where.items():
-        chosen = chosen[chosen[column] == value]
-    assert len(chosen) == 1
-    return chosen.iloc[0]
+    return the_one(found, over=over, **where)
 
 
 def test_the_density_of_the_lowest_loss_and_those_as_good() -> None:

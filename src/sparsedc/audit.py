@@ -61,7 +61,8 @@ def audit(study: Study, runs: pd.DataFrame) -> Audit:
     if len(texts) > 1:
         remedy = "Evaluate all cells of a study on one text."
         raise InputError("held_out", ", ".join(texts), "losses are of several held-out texts", remedy)
-    missing = tuple(name for name in study.cells if name not in set(runs["cell"]))
+    done = set(runs["cell"])
+    missing = tuple(name for name in study.cells if name not in done)
     return Audit(len(runs), int((runs["status"] == "diverged").sum()), missing)
 
 

@@ -64,22 +64,22 @@ def collect_runs(cells: Path, out: Path, *, so_far: bool = False) -> None:
             "Delete the one trained on old text and run snakemake.",
         )  # fmt: skip
     if so_far:
-        _check_kept(out, index["cell"], {row["cell"] for row in rows})
+        _check_kept(out, set(index["cell"]), {row["cell"] for row in rows})
         print(f"{len(rows)} of {len(index)} cells in {out}")
     for name, some in observations.items():
         write_observations(name, pd.DataFrame(some, columns=list(OBSERVATIONS[name])), out.parent)
     write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
 
 
-def _check_kept(out: Path, cells: "pd.Series[str]", collected: set[str]) -> None:
+def _check_kept(out: Path, cells: set[str], collected: set[str]) -> None:
     """A table of cells that were trained elsewhere is not to be overwritten by one without them."""
     if not collected:
         raise InputError("cells", len(cells), "none has metrics yet", "Run snakemake to train them.")
     if out.exists():
-        lost = [cell for cell in read_runs(out)["cell"] if cell not in collected and cell in set(cells)]
+        lost = (cells - collected).intersection(read_runs(out)["cell"])
         if lost:
             remedy = "Collect to another file, and merge the two with `sparsedc runs merge`."
-            raise InputError("cell", lost[0], f"stands in {out} and has no metrics here", remedy)
+            raise InputError("cell", min(lost), f"stands in {out} and has no metrics here", remedy)
 
 
 def merge_runs(tables: list[Path], out: Path) -> None:

@@ -182,6 +182,19 @@ def test_a_law_at_a_bound_names_what_is_no_estimate(simulate, quick):
         assert "at bound: E, mu" in words(plotted(name, runs, bound))
 
 
+def test_titles_of_laws_with_long_names_are_not_cut_off(simulate, quick):
+    runs = simulate(unique_tokens=[32_768])
+    fit = known_fit("sparse", runs, draws=5)
+    bound = type(fit)(**{**vars(fit), "status": "at bound", "at_bound": ("E", "mu", "R_N_star", "kappa")})
+    for name in set(FIGURES) - OBSERVED - COMPARING:
+        figure = plotted(name, runs, bound)
+        words(figure)
+        cut = figure.get_window_extent()
+        title = figure._suptitle.get_window_extent()
+        assert cut.x0 <= title.x0, name
+        assert title.x1 <= cut.x1, name
+
+
 def test_bands_are_there_where_the_fit_has_draws(simulate, quick):
     runs = simulate(unique_tokens=[262_144])
     for name in ("loss_by_epochs", "density_factor", "isoflop", "optimal_density"):

@@ -74,7 +74,7 @@ def test_without_seeds_there_is_no_band(simulate):
 
 
 def test_larger_models_have_larger_marks(runs):
-    areas = residuals.marker_areas(runs)
+    areas = style.marker_areas(runs, *residuals.AREAS)
     assert list(areas) == ["0.05M", "0.13M", "0.4M", "0.9M"]
     assert list(areas.values()) == sorted(areas.values())
     figure = plotted("residuals", runs, known_fit("sparse", runs))

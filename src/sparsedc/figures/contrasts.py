@@ -16,6 +16,8 @@ from sparsedc.words import count_label
 MOST_COLUMNS = 4
 #: share of the narrowest step between densities that the points of one density fill
 FILLED = 0.62
+#: of the smallest and the largest model's marker, points²
+AREAS = (9.0, 42.0)
 
 
 def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
@@ -47,7 +49,7 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     at = np.log2(np.sort(known["density"].unique()))
     step = FILLED * min([1.0, *np.diff(at)])
     places = dict(zip(colours, np.linspace(-step / 2, step / 2, len(colours) + 2)[1:-1].tolist(), strict=True))
-    band, areas = _band(known), _areas(runs)
+    band, areas = _band(known), style.marker_areas(runs, *AREAS)
     for row, comparison in enumerate(comparisons):
         for column, budget in enumerate(shown):
             axes = grid[row, column]
@@ -85,7 +87,7 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         title += "\nNo configuration was run with several seeds: no verdicts."
     if len(shown) < len(budgets):
         title += f"\nShown: {len(shown)} of {len(budgets)} budgets"
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5, wrap=True)
     return figure
 
 
@@ -109,12 +111,6 @@ def _points(
             linewidths=0.9,
             zorder=3,
         )
-
-
-def _areas(runs: pd.DataFrame) -> dict[str, float]:
-    """Size → area of its points, the larger the larger; in points²."""
-    dense_N = (runs["params_active"] / runs["density"]).groupby(runs["size"]).min().sort_values()
-    return dict(zip(dense_N.index, np.linspace(9, 42, len(dense_N)).tolist(), strict=True))
 
 
 def _counted(chosen: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     axes.set_xlabel("Density s")
     axes.set_ylabel("Density factor $f(s)$")
     _limit(axes, values, band)
-    figure.suptitle(_title(fit, band is not None), fontsize=9.5)
+    figure.suptitle(_title(fit, band is not None), fontsize=9.5, wrap=True)
     return figure
 
 
@@ -77,10 +77,11 @@ def _limit(axes: Axes, values: Floats, band: Floats | None) -> None:
 
 
 def _title(fit: Fit, band: bool) -> str:
-    parts = [f"{law_label(fit)}. Dots: densities of the study; dashes: beyond the fitted ones"]
+    lines = [law_label(fit), "Dots: densities of the study; dashes: beyond the fitted ones"]
+    parts = []
     if band and fit.draws:
         count = len(next(iter(fit.draws.values())))
         parts.append(f"Band: {100 * (fit.level or 0.95):.0f} % of {count} bootstrap refits")
     if fit.rivals:
         parts.append("dotted: other optima that fit nearly as well")
-    return ". ".join(parts[:1]) + ("\n" + "; ".join(parts[1:]) if len(parts) > 1 else "")
+    return "\n".join([*lines, "; ".join(parts)] if parts else lines)

@@ -72,7 +72,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     figure.colorbar(
         ScalarMappable(norm, COLOURS), ax=list(panels.flat), label="Training compute 6ND (FLOPs)", fraction=0.04
     )
-    figure.suptitle(_title(fit, U), fontsize=9.5)
+    figure.suptitle(_title(fit, U), fontsize=9.5, wrap=True)
     return figure
 
 

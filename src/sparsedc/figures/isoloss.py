@@ -119,7 +119,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
             _label(axes, lines, taken, 2)
     figure.colorbar(filled, ax=list(panels.flat), label="Held-out loss (nats per token)", fraction=0.05)
     panels[0, 0].set_ylabel("Epochs over the unique tokens")
-    figure.suptitle(f"U = {count_label(U)} unique tokens. {law_label(fit)}", fontsize=9.5)
+    figure.suptitle(f"U = {count_label(U)} unique tokens. {law_label(fit)}", fontsize=9.5, wrap=True)
     figure.legend(
         handles=_handles(table, frontiers), loc="outside lower center", ncols=min(len(densities), 2), fontsize=8.5
     )

@@ -77,7 +77,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         title += f"; bands: {100 * (fit.level or 0.95):.0f} % of its refits"
     if omitted:
         title += f"\nShown: {' and '.join(omitted)}"
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)  # the legend is on the right
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5, wrap=True)  # the legend is on the right
     return figure
 
 

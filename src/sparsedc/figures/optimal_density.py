@@ -80,7 +80,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     panels[1, 0].set_ylabel("Compute saved at equal loss,\ndense / cheapest")
     figure.legend(handles=_handles(fit), loc="outside lower center", ncols=2, fontsize=8.5)
     bars = f". Bars: {100 * (fit.level or 0.95):.0f} % of the law's refits" if fit.draws else ""
-    figure.suptitle(f"{law_label(fit)}. Compute is 6ND; above, zeros cost nothing{bars}", fontsize=9.5)
+    figure.suptitle(f"{law_label(fit)}. Compute is 6ND; above, zeros cost nothing{bars}", fontsize=9.5, wrap=True)
     return figure
 
 

@@ -70,7 +70,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         if error:
             r2 = "" if error.r2 is None else f", R² {error.r2:.4f}"
             lines.append(f"{role}: RMSE {error.rmse:.3f}{r2} ({error.n} cell{'s' if error.n > 1 else ''})")
-    figure.suptitle("\n".join([law_label(fit), *lines]), fontsize=9.5)
+    figure.suptitle("\n".join([law_label(fit), *lines]), fontsize=9.5, wrap=True)
 
     handles = [
         Line2D([], [], color=colour, marker="o", linestyle="", label=f"density {density_label(density)}")

@@ -88,7 +88,7 @@ def plot(runs: pd.DataFrame, fits: Sequence[Fit], budgets: Sequence[float]) -> F
         axes.text(0.03, 0.03, "\n".join(said), transform=axes.transAxes, fontsize=8, linespacing=1.3)
     handles = _handles(chosen, others, colours)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
-    figure.suptitle(_title(fits), fontsize=9.5)
+    figure.suptitle(_title(fits), fontsize=9.5, wrap=True)
     return figure
 
 

@@ -32,7 +32,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     cells = predictions(fit, runs)
     noise = seed_noise(runs)
     colours = style.density_colours(runs)
-    areas = marker_areas(runs)
+    areas = style.marker_areas(runs, *AREAS)
     unique = sorted(cells["unique_tokens"].unique())
     shown = style.spread_over(unique, MOST_PANELS)
     shifts = style.dodge(list(colours), cells["epochs"].to_numpy())
@@ -58,14 +58,8 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     lines = [law_label(fit), f"All cells: {_errors(cells)}. {_noise_words(noise)}".replace("\n", ", ")]
     if len(shown) < len(unique):
         lines.append(f"Shown: {len(shown)} of {len(unique)} budgets")
-    figure.suptitle("\n".join(lines), fontsize=9.5)
+    figure.suptitle("\n".join(lines), fontsize=9.5, wrap=True)
     return figure
-
-
-def marker_areas(runs: pd.DataFrame) -> dict[str, float]:
-    """Size → area of its marker, smallest model first, in equal steps from one size to the next."""
-    sizes = style.sizes(runs)
-    return dict(zip(sizes, np.linspace(*AREAS, len(sizes)).tolist(), strict=True))
 
 
 def _panel(

@@ -104,7 +104,7 @@ def plot(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         title += "\nDiverged, not shown: " + ", ".join(f"{count} {policy}" for policy, count in policies.items())
     if len(shown) < len(densities):
         title += f"\nShown: {len(shown)} of {len(densities)} densities"
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9.5, wrap=True)
     return figure
 
 

@@ -92,6 +92,12 @@ def sizes(runs: pd.DataFrame) -> list[str]:
     return [str(size) for size in dense_N.sort_values().index]
 
 
+def marker_areas(runs: pd.DataFrame, least: float, most: float) -> dict[str, float]:
+    """Size → area of its marker in points², smallest model first, in equal steps from one size to the next."""
+    ordered = sizes(runs)
+    return dict(zip(ordered, np.linspace(least, most, len(ordered)).tolist(), strict=True))
+
+
 def shades(name: str, low: float, high: float) -> matplotlib.colors.Colormap:
     """The part of a colour map that is dark enough for lines on white."""
     part = plt.get_cmap(name)(np.linspace(low, high, 256))
