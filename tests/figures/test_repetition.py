@@ -143,8 +143,23 @@ def test_every_fitted_form_that_has_them_is_drawn(simulate):
     assert [len(markers(axes, "^")) for axes in figure.axes] == [0, 3]
     said = words(figure)
     assert "Without R*: chinchilla, overfit" in said
-    assert "muennighoff (at bound: R_N_star), without an interval" in said
+    assert "muennighoff (at bound: R_N_star)" in said
+    assert "The other forms are drawn without their intervals" in said
     assert "published law, whose N is counted otherwise" in said
+
+
+def test_names_of_forms_are_not_cut_off(simulate):
+    runs = simulate("power")
+    bound = {"status": "at bound", "at_bound": ("E", "R_N_star", "kappa", "lambda")}
+    forms = ("power", "power:untied,coupled,overfit", "power:untied", "muennighoff", "sparse", "sparse:untied")
+    first, *others = (
+        fit_law(runs, form, params="body", starts=2) if form not in LAWS else known_fit(form, runs) for form in forms
+    )
+    figure = plotted("repetition", runs, [first, *(replace(fit, **bound) for fit in others)])
+    figure.canvas.draw()
+    page, (legend,) = figure.get_window_extent(), figure.legends
+    assert page.x0 <= legend.get_window_extent().x0
+    assert legend.get_window_extent().x1 <= page.x1
 
 
 def test_a_chosen_law_without_them_leaves_the_others(simulate):

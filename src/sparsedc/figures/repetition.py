@@ -87,7 +87,7 @@ def plot(runs: pd.DataFrame, fits: Sequence[Fit], budgets: Sequence[float]) -> F
         axes.set_title(title)
         axes.text(0.03, 0.03, "\n".join(said), transform=axes.transAxes, fontsize=8, linespacing=1.3)
     handles = _handles(chosen, others, colours)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(_title(fits), fontsize=9.5, wrap=True)
     return figure
 
@@ -224,6 +224,8 @@ def _title(fits: Sequence[Fit]) -> str:
         lines[0] += f"; band: {100 * (chosen.level or 0.95):.0f} % of its refits"
     if chosen.status != "published":
         lines.append("Dashed and hollow: weakly determined, or of a law at a bound. Arrow: open on that side")
+    if len(fits) > 1:
+        lines.append("The other forms are drawn without their intervals")
     lacking = [fit.form for fit in fits if not limits_repetition(fit)]
     if lacking:
         lines.append(f"Without R*: {', '.join(lacking)}")
@@ -238,7 +240,7 @@ def _handles(chosen: Fit, others: Sequence[Fit], colours: dict[str, str]) -> lis
         handles.append(Line2D([], [], color=CHOSEN, linewidth=2.2, marker="o", label=label))
     for fit in others:
         look = {"color": colours[fit.form], "linestyle": "-" if fit.status == "ok" else DASHES, "linewidth": 1.0}
-        label = f"{fit.form} ({status_label(fit)}), without an interval"
+        label = f"{fit.form} ({status_label(fit)})"
         handles.append(Line2D([], [], marker="s", markersize=3.5, label=label, **look))
     if chosen.status != "published":
         label = "published law, whose N is counted otherwise"
