@@ -34,7 +34,7 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
     model = ["size", "density", *COUNTED]
     losses = runs.groupby([*model, "unique_tokens", "epochs"], as_index=False)["val_loss"].mean()
     budgets = sorted(set(zip(losses["unique_tokens"], losses["epochs"], strict=True)))
-    rows = []
+    rows: list[pd.DataFrame] = []
     for (few, often), (many, seldom) in product(budgets, budgets):
         if few < many and few * often == many * seldom:
             of = [

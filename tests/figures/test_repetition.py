@@ -148,10 +148,11 @@ def test_every_fitted_form_that_has_them_is_drawn(simulate):
     assert "published law, whose N is counted otherwise" in said
 
 
-def test_names_of_forms_are_not_cut_off(simulate):
+def test_names_of_many_forms_are_not_cut_off_and_each_looks_different(simulate):
     runs = simulate("power")
     bound = {"status": "at bound", "at_bound": ("E", "R_N_star", "kappa", "lambda")}
-    forms = ("power", "power:untied,coupled,overfit", "power:untied", "muennighoff", "sparse", "sparse:untied")
+    coupled = ("power:untied,coupled", "power:untied,coupled,overfit", "muennighoff:coupled")
+    forms = ("power", *coupled, "power:untied", "muennighoff", "muennighoff:untied", "sparse", "sparse:untied,step")
     first, *others = (
         fit_law(runs, form, params="body", starts=2) if form not in LAWS else known_fit(form, runs) for form in forms
     )
@@ -160,6 +161,8 @@ def test_names_of_forms_are_not_cut_off(simulate):
     page, (legend,) = figure.get_window_extent(), figure.legends
     assert page.x0 <= legend.get_window_extent().x0
     assert legend.get_window_extent().x1 <= page.x1
+    marked = [line for line in legend.get_lines() if "at bound" in line.get_label()]
+    assert len({(line.get_color(), line.get_marker()) for line in marked}) == len(forms) - 1
 
 
 def test_a_chosen_law_without_them_leaves_the_others(simulate):

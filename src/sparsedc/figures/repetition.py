@@ -7,6 +7,7 @@ infinity: values beyond `REACH` are drawn as an arrow at the edge, and said to b
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -35,7 +36,8 @@ REACH = (0.05, 200.0)
 #: an R* whose interval spans more than this factor is weakly determined, as a parameter is
 WIDE = math.exp(4 * WEAK)
 CHOSEN = style.PALETTE[1]
-OTHERS = style.PALETTE[2:]
+#: colour and marker of the other forms, in their order
+OTHERS = tuple((colour, marker) for marker in "sDP" for colour in style.PALETTE[2:])
 DASHES = (0, (4, 2))
 
 
@@ -63,7 +65,7 @@ def plot(runs: pd.DataFrame, fits: Sequence[Fit], budgets: Sequence[float]) -> F
     measured = np.array(sorted(scope.densities(runs, 99)))
     everywhere = np.geomspace(min(measured[0], 0.5), 1.0, 241)
     s = everywhere[everywhere >= measured[0]]
-    colours = dict(zip([fit.form for fit in others], OTHERS * len(others), strict=False))
+    looks = dict(zip([fit.form for fit in others], cycle(OTHERS), strict=False))
 
     figure, panels = plt.subplots(1, 2, figsize=(9.4, 4.9), layout="constrained")
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):
@@ -73,8 +75,8 @@ def plot(runs: pd.DataFrame, fits: Sequence[Fit], budgets: Sequence[float]) -> F
             axes.plot(everywhere, curve, "-.", color="#777777", linewidth=1.0)
         for place, fit in enumerate(others, 1):
             star, at = star_of(fit, name, s), star_of(fit, name, measured)
-            _thin(axes, star, at, s, measured, colours[fit.form])
-            _arrows(axes, measured, at, colours[fit.form], place)
+            _thin(axes, star, at, s, measured, *looks[fit.form])
+            _arrows(axes, measured, at, looks[fit.form][0], place)
         most = most_run(runs, chosen, name, measured)
         axes.plot(measured, most, "_", color="black", markersize=11, markeredgewidth=1.4)
         said = []
@@ -86,7 +88,7 @@ def plot(runs: pd.DataFrame, fits: Sequence[Fit], budgets: Sequence[float]) -> F
         _axes(axes, everywhere[0])
         axes.set_title(title)
         axes.text(0.03, 0.03, "\n".join(said), transform=axes.transAxes, fontsize=8, linespacing=1.3)
-    handles = _handles(chosen, others, colours)
+    handles = _handles(chosen, others, looks)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(_title(fits), fontsize=9.5, wrap=True)
     return figure
@@ -155,12 +157,12 @@ def _thick(axes: Axes, star: Star, at: Star, s: Floats, measured: Floats) -> Non
         axes.plot(measured[some], at.value[some], "o", color=CHOSEN, markerfacecolor=fill, zorder=4)
 
 
-def _thin(axes: Axes, star: Star, at: Star, s: Floats, measured: Floats, colour: str) -> None:
+def _thin(axes: Axes, star: Star, at: Star, s: Floats, measured: Floats, colour: str, marker: str) -> None:
     """Another form, the same way."""
     sure = bool(star.sure.all())
     fill = colour if sure else "white"
     axes.plot(s, star.value, color=colour, linewidth=1.0, linestyle="-" if sure else DASHES)
-    axes.plot(measured, at.value, "s", color=colour, markerfacecolor=fill, markersize=3.5, zorder=2)
+    axes.plot(measured, at.value, marker, color=colour, markerfacecolor=fill, markersize=3.5, zorder=2)
 
 
 def _arrows(axes: Axes, s: Floats, star: Star, colour: str, place: int) -> None:
@@ -232,16 +234,17 @@ def _title(fits: Sequence[Fit]) -> str:
     return "\n".join(lines)
 
 
-def _handles(chosen: Fit, others: Sequence[Fit], colours: dict[str, str]) -> list[Line2D]:
+def _handles(chosen: Fit, others: Sequence[Fit], looks: dict[str, tuple[str, str]]) -> list[Line2D]:
     handles: list[Line2D] = []
     look: dict[str, Any]
     if limits_repetition(chosen):
         label = f"{chosen.form}, {'as published' if chosen.status == 'published' else 'the chosen law'}"
         handles.append(Line2D([], [], color=CHOSEN, linewidth=2.2, marker="o", label=label))
     for fit in others:
-        look = {"color": colours[fit.form], "linestyle": "-" if fit.status == "ok" else DASHES, "linewidth": 1.0}
+        colour, marker = looks[fit.form]
+        look = {"color": colour, "linestyle": "-" if fit.status == "ok" else DASHES, "linewidth": 1.0}
         label = f"{fit.form} ({status_label(fit)})"
-        handles.append(Line2D([], [], marker="s", markersize=3.5, label=label, **look))
+        handles.append(Line2D([], [], marker=marker, markersize=3.5, label=label, **look))
     if chosen.status != "published":
         label = "published law, whose N is counted otherwise"
         handles.append(Line2D([], [], color="#777777", linestyle="-.", linewidth=1.0, label=label))
