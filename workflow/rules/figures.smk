@@ -2,11 +2,13 @@
 
 
 localrules:
-    contrasts,
     summary,
 
 
 if not PUBLISHED:  # of published constants there are no cells to compare
+
+    localrules:
+        contrasts,
 
     rule contrasts:
         input:

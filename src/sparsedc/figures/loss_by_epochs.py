@@ -71,7 +71,7 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
         for part, whole, what in ((chosen, sizes, "sizes"), (shown, budgets, "budgets"))
         if len(part) < len(whole)
     ]
-    title = "Points: measured." + ("\n" if len(shown) < 3 else " ")
+    title = "Points: measured, beside their epochs by density." + ("\n" if len(shown) < 3 else " ")
     title += f"Lines: the law ({fit.form}, {status_label(fit)}),\ndashed beyond measured epochs"
     if fit.draws:
         title += f"; bands: {100 * (fit.level or 0.95):.0f} % of its refits"

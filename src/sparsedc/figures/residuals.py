@@ -55,7 +55,8 @@ def plot(runs: pd.DataFrame, fit: Fit, budgets: Sequence[float]) -> Figure:
     panels[0, 0].set_ylabel("Predicted − measured (nats per token)")
     figure.supxlabel("Epochs over the unique tokens", fontsize=10)
     figure.legend(handles=_handles(cells, noise, colours, areas), loc="outside right upper")
-    lines = [law_label(fit), f"All cells: {_errors(cells)}. {_noise_words(noise)}".replace("\n", ", ")]
+    lines = [f"{law_label(fit)}. Points: beside their epochs by density"]
+    lines.append(f"All cells: {_errors(cells)}. {_noise_words(noise)}".replace("\n", ", "))
     if len(shown) < len(unique):
         lines.append(f"Shown: {len(shown)} of {len(unique)} budgets")
     figure.suptitle("\n".join(lines), fontsize=9.5, wrap=True)
