@@ -1,0 +1,40 @@
+"""The command line: `sparsedc …`, which the workflow's rules call and a user may call as well.
+
+Commands import what they need when they run, so that none waits for a library of another. Bad input ends with
+one message and exit status 2.
+"""
+
+import sys
+import warnings
+
+import typer
+
+from sparsedc.cli import corpus, evaluate, figures, law, plan, runs, study, train
+from sparsedc.cli.stderr import show_warning
+from sparsedc.driver import end_with_driver
+from sparsedc.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="How to spend a fixed corpus: how large a language model, how sparse, over how many passes.",
+)  # fmt: skip
+app.add_typer(study.app, name="study")
+app.add_typer(corpus.app, name="corpus")
+app.add_typer(runs.app, name="runs")
+app.add_typer(law.app, name="law")
+for command in (train.train, evaluate.evaluate, plan.plan, figures.figure, figures.summary):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; exit status 2 for an input that cannot be used."""
+    warnings.showwarning = show_warning
+    end_with_driver()
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,3 @@
+from sparsedc.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""`sparsedc figure` and `sparsedc summary`: what is drawn and told of a runs table and a law."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def figure(
+    name: Annotated[str, typer.Argument(help="Such as isoloss.")],
+    runs: Annotated[Path, typer.Option(help="A runs table.")],
+    out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
+    law: Annotated[
+        Path | None,
+        typer.Option(help="The folder that `law compare` wrote; contrasts, topology and stability need none."),
+    ] = None,
+    unique_tokens: Annotated[
+        list[str] | None, typer.Option(help="A budget to ask the law about; repeat for several. Default: the cells'.")
+    ] = None,
+) -> None:
+    """Draw one figure."""
+    from sparsedc.figures import get_figure
+    from sparsedc.numbers import read_number
+
+    get_figure(name)(runs, law, out, [read_number("unique-tokens", each) for each in unique_tokens or ()])
+
+
+def summary(
+    runs: Annotated[Path, typer.Option(help="A runs table.")],
+    law: Annotated[Path, typer.Option(help="The folder that `law compare` wrote.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Sum a study up in one table, in plain words."""
+    from sparsedc.atomic import write_text
+    from sparsedc.figures.summary import summary_table
+    from sparsedc.law.table import read_table
+
+    write_text(summary_table(read_table(runs), law), out)

@@ -1,0 +1,39 @@
+"""`sparsedc train`: one cell, in this process or in a child of the run's warm server."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    spec: Annotated[Path, typer.Argument(help="A cell's spec file.")],
+    metrics: Annotated[Path, typer.Argument(help="The metrics file to write, such as metrics.json.")],
+    model: Annotated[Path | None, typer.Argument(help="The folder to keep the model in, if it is to be kept.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token folder; by default the study's own.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; by default the study's own.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default a GPU if there is one.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of all ranks of a machine together.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train it together, each on a GPU of its own.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a Slurm job with so many ranks each.")] = 1,
+    gpu_mb: Annotated[
+        int, typer.Option(min=0, help="GPU memory that it will take: cells of one run share a GPU while theirs fits.")
+    ] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="PyTorch's deterministic algorithms on a GPU, too; slower.")
+    ] = False,
+) -> None:
+    """Train and evaluate one cell."""
+    from sparsedc.train.warm import run_warm
+
+    status = run_warm(sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
+    from sparsedc.train.cell import run_cell
+
+    run_cell(
+        spec, metrics, model,
+        tokens=tokens, work=work, device=device, threads=threads, nodes=nodes, ranks=ranks,
+        deterministic=deterministic,
+    )  # fmt: skip
