@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from paper_design import heading
 
+from sparsedc.law.design import Design
 from sparsedc.law.fit import fit_finished
-from sparsedc.law.forms import Design, get_form
+from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Huber
 
 try:

@@ -30,8 +30,9 @@ import pandas as pd
 from paper_design import DENSITIES, FORM, NOISE, PARAMS, TRUTH, heading, held_out, paper_like, true_loss
 
 from sparsedc.law.bootstrap import bootstrap
+from sparsedc.law.design import Design
 from sparsedc.law.fit import fit_finished
-from sparsedc.law.forms import DataConstrained, Design, get_form
+from sparsedc.law.forms import DataConstrained, get_form
 from sparsedc.law.staged import fit_staged
 
 LEVEL = 0.95

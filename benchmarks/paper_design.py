@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sparsedc.law.forms import Design, get_form
+from sparsedc.law.design import Design
+from sparsedc.law.forms import get_form
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE
 from sparsedc.law.simulate import simulate_runs
 

@@ -13,7 +13,7 @@ import numpy as np
 from sparsedc.errors import InputError
 from sparsedc.law.compute import Compute, Family
 from sparsedc.law.fit import Fit, Interval
-from sparsedc.law.forms import DataConstrained, StepStars, get_form
+from sparsedc.law.forms import DataConstrained, get_form
 from sparsedc.law.frontier import (
     DRAWS,
     LEVEL,
@@ -24,6 +24,7 @@ from sparsedc.law.frontier import (
     cheapest_allocation,
     knows_repetition,
 )
+from sparsedc.law.repetition import StepStars
 from sparsedc.words import count_label
 
 #: A gain below this, in nats, is none.

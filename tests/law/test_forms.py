@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from sparsedc.errors import InputError
-from sparsedc.law.forms import FORMS, Design, get_form, positive
+from sparsedc.law.design import Design
+from sparsedc.law.forms import FORMS, get_form
 from sparsedc.law.likelihood import Huber
 from sparsedc.law.published import PUBLISHED, WHEN_DATA_IS_SCARCE, validation_runs
 
@@ -72,17 +73,6 @@ def test_coupled_terms_lie_between_their_sum_and_the_larger_one(laws):
     assert (largest < coupled.loss(theta | {"q": 3.0}, design)).all()
 
 
-def test_positive_is_the_identity_above_its_floor_and_smooth_and_positive_below():
-    x = np.linspace(0.05, 3, 50)
-    np.testing.assert_array_equal(positive(x, 0.05), x)
-    below = positive(np.array([-1e9, -1.0, 0.0, 0.049]), 0.05)
-    assert (below > 0).all()
-    assert (np.diff(below) > 0).all()
-    step = 1e-7
-    left, right = positive(np.array([0.05 - step, 0.05 + step]), 0.05)
-    assert (right - left) / (2 * step) == pytest.approx(1.0, abs=1e-5)
-
-
 def test_sparse_stays_finite_where_its_formula_would_not_exist(laws):
     wild = laws["sparse"] | {"c": -2.0, "c21": 20.0, "c22": 20.0}
     design = Design.of(1e8, 1e9, 1e10, [0.5, 0.05])
@@ -135,13 +125,6 @@ def test_only_the_penalty_turns_the_law_upward_with_repetition(laws):
     assert penalised[0] == plain[0]  # one epoch over-fits nothing
 
 
-def test_density_factors_are_1_when_dense(laws):
-    for name in laws:
-        form = get_form(name)
-        if hasattr(form, "factor"):
-            np.testing.assert_allclose(form.factor(laws[name], np.ones(3)), 1.0, rtol=1e-15)
-
-
 def test_switches_may_come_in_any_order():
     one, other = get_form("sparse:power,untied,step"), get_form("sparse: step,untied, power")
     assert one.names == other.names
@@ -162,13 +145,3 @@ def test_switches_may_come_in_any_order():
 def test_forms_that_do_not_exist(name, problem):
     with pytest.raises(InputError, match=problem):
         get_form(name)
-
-
-@pytest.mark.parametrize(
-    ("field", "point"),
-    [("N", (0, 1, 1, 1)), ("U", (1, -1, 1, 1)), ("D", (1, 1, np.nan, 1)), ("s", (1, 1, 1, 1.5)), ("s", (1, 1, 1, 0))],
-)
-def test_design_refuses_impossible_values(field, point):
-    with pytest.raises(InputError) as caught:
-        Design.of(*point)
-    assert caught.value.field == field

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsedc.figures import scope, style
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import DataConstrained, Floats, Frantar, Unlimited, get_form
+from sparsedc.law.forms import DataConstrained, Frantar, get_form
+from sparsedc.law.repetition import Unlimited
 from sparsedc.words import law_label
 
 

@@ -18,8 +18,9 @@ from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
 from sparsedc.law.compute import Compute
 from sparsedc.law.counts import count_params
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import DataConstrained, Floats, get_form
+from sparsedc.law.forms import DataConstrained, get_form
 from sparsedc.law.frontier import Allocation, Limits, best_allocation, loss_optimal
 from sparsedc.words import count_label, density_label, law_label
 

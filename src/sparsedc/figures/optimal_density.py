@@ -16,8 +16,8 @@ from scipy.interpolate import PchipInterpolator
 from sparsedc.errors import InputError
 from sparsedc.figures import scope, style
 from sparsedc.law.compute import Compute
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import Floats
 from sparsedc.law.frontier import (
     Allocation,
     Limits,

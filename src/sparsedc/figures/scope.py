@@ -9,9 +9,12 @@ import pandas as pd
 from sparsedc.errors import InputError
 from sparsedc.figures import style
 from sparsedc.law.compute import Compute
+from sparsedc.law.density_factor import Factor
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import DataConstrained, Factor, Floats, Frantar, QuadraticStars, StepStars, get_form
+from sparsedc.law.forms import DataConstrained, Frantar, get_form
 from sparsedc.law.frontier import Allocation, Limits, knows_repetition, loss_optimal
+from sparsedc.law.repetition import QuadraticStars, StepStars
 
 MOST_BUDGETS = 3
 #: where no fit cell says which densities are of interest, as in a study of published constants

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from sparsedc.errors import InputError
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import APART, Fit, Interval, design_of, likelihood_of, observed_losses
-from sparsedc.law.forms import Floats, get_form
+from sparsedc.law.forms import get_form
 from sparsedc.law.problem import Problem
 
 #: a refit is one of hundreds and its sampling error far above this

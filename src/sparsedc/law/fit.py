@@ -21,7 +21,8 @@ from scipy.special import ndtr, stdtrit
 from sparsedc.atomic import write_text
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import count_params, default_convention
-from sparsedc.law.forms import Design, Floats, get_form
+from sparsedc.law.design import Design, Floats
+from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import LIKELIHOODS, Huber, Likelihood, Residuals
 from sparsedc.law.problem import Problem
 

@@ -7,126 +7,24 @@
 
 A form is a small class: its parameters with their bounds, and one formula. Formulas are written in logarithms, so
 that no start of a fit overflows, and in operations that NumPy extends to complex numbers, so that the fit takes
-exact derivatives of them (`sparsedc.law.fit`).
+exact derivatives of them (`sparsedc.law.problem`).
 
-The laws that know repetition are one family, composed of a density factor f(s), of R_N*(s) and R_D*(s), of β tied to
-α or free, of how the two terms add up, and perhaps of an over-fitting penalty. `get_form` reads compositions such as
-"sparse:power,step,untied".
+The laws that know repetition are one family, composed of a density factor f(s) (`sparsedc.law.density_factor`), of
+R_N*(s) and R_D*(s) (`sparsedc.law.repetition`), of β tied to α or free, of how the two terms add up, and perhaps of an
+over-fitting penalty. `get_form` reads compositions such as "sparse:power,step,untied".
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sparsedc.errors import InputError
-
-Floats = npt.NDArray[np.float64]
-#: float64, or complex128 while a derivative is taken
-Values = npt.NDArray[Any]
-Theta = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Design:
-    """Where a law is evaluated: four float64 arrays of one shape, (n,), and what formulas take of them."""
-
-    N: Floats
-    U: Floats
-    D: Floats
-    s: Floats
-
-    @classmethod
-    def of(cls, N: npt.ArrayLike, U: npt.ArrayLike, D: npt.ArrayLike, s: npt.ArrayLike) -> "Design":
-        """Broadcast to one shape, and check.
-
-        Raises:
-            InputError: a count that is not positive and finite, or a density outside (0, 1].
-        """
-        given = (np.asarray(v, dtype=np.float64) for v in (N, U, D, s))
-        design = cls(*np.broadcast_arrays(*np.atleast_1d(*given)))
-        for name in ("N", "U", "D", "s"):
-            values = getattr(design, name)
-            bad = ~(np.isfinite(values) & (values > 0))
-            if name == "s":
-                bad |= values > 1
-            if bad.any():
-                allowed = "above 0 and at most 1" if name == "s" else "finite and above 0"
-                raise InputError(name, values[bad][0], f"must be {allowed}", "Correct the run or the argument.")
-        return design
-
-    def __len__(self) -> int:
-        return self.N.size
-
-    def take(self, rows: npt.ArrayLike) -> "Design":
-        """The design of some rows, by index or mask."""
-        return Design(*(np.asarray(getattr(self, name)[rows]) for name in ("N", "U", "D", "s")))
-
-    @cached_property
-    def log_N(self) -> Floats:
-        return np.log(self.N)
-
-    @cached_property
-    def log_D(self) -> Floats:
-        return np.log(self.D)
-
-    @cached_property
-    def log_U(self) -> Floats:
-        """ln of the unique tokens seen: a run of less than one epoch has seen D of them, not U."""
-        return np.log(np.minimum(self.U, self.D))
-
-    def levels(self, column: str) -> int:
-        """How many distinct values a column has; of N, model sizes, the most that one density has; "configuration"."""
-        if column == "configuration":
-            return len(np.unique(np.column_stack([self.N, self.U, self.D, self.s]), axis=0))
-        if column == "N":  # which density varies too, even of one size
-            return max(len(np.unique(self.N[self.s == s])) for s in np.unique(self.s))
-        return len(np.unique(getattr(self, column)))
-
-    @cached_property
-    def densities(self) -> tuple[Floats, Any]:
-        """The densities that occur, and the index of each run's among them; runs are many and densities few."""
-        if self.s.ndim != 1:
-            return self.s, slice(None)
-        return np.unique(self.s, return_inverse=True)
-
-    @cached_property
-    def R_D(self) -> Floats:
-        """Repeats, D/U − 1."""
-        return np.expm1(self.log_D - self.log_U)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a form: its name, what it means, and where a fit looks for it.
-
-    `low` and `high` bound the search, `starts` is the range its starts are drawn from, `log` says that both are
-    searched in logarithms. An anchored parameter is the factor of a power term, A / x^α, and A alone has no scale:
-    with anchor ("N", "alpha") its bounds and starts are those of the whole term, in nats, at the geometric mean of
-    the runs' N. This also takes away most of the correlation between A and α.
-    """
-
-    name: str
-    meaning: str
-    low: float
-    high: float
-    starts: tuple[float, float]
-    log: bool = True
-    anchor: tuple[str, str] | None = None
-
-
-#: What an anchored parameter's power may be of, as ln x of a design, (n,).
-ANCHORS = {
-    "N": lambda design: design.log_N,
-    "D": lambda design: design.log_D,
-    "6N²": lambda design: np.log(6) + 2 * design.log_N,
-    "6D²": lambda design: np.log(6) + 2 * design.log_D,
-    "U/N": lambda design: design.log_U - design.log_N,
-}
+from sparsedc.law.density_factor import Factor, FrantarFactor, PaperFactor, PowerFactor
+from sparsedc.law.design import Design, Floats
+from sparsedc.law.parameters import Parameter, Theta, Values
+from sparsedc.law.repetition import QuadraticStars, Stars, StepStars, Unlimited, saturating
 
 
 class Form(ABC):
@@ -146,23 +44,6 @@ class Form(ABC):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
-
-
-def positive(x: Values, floor: float) -> Values:
-    """`x` itself where it is at least `floor`; below, an exponential that meets it with equal value and slope.
-
-    Density factors and R* must stay above 0 for the law to exist. The exponential keeps the search smooth there and
-    leaves sensible laws, the published one among them, untouched.
-    """
-    scaled = x / floor
-    scaled = np.where(np.real(scaled) < 1, scaled, 1.0)  # both branches of `where` are computed: neither may overflow
-    tail = floor * np.exp(np.where(np.real(scaled) > -50, scaled, -50.0) - 1)
-    return np.where(np.real(x) >= floor, x, tail)
-
-
-def saturating(R: Values, R_star: Values) -> Values:
-    """What R repeats are worth in fresh ones: R* (1 − exp(−R / R*)), which is R for small R and at most R*."""
-    return -R_star * np.expm1(-R / R_star)
 
 
 E_ = Parameter("E", "loss that no model and no data can remove, nats", 1e-3, 20.0, (0.3, 4.0))
@@ -210,143 +91,6 @@ class Gadre(Form):
         model = np.log(theta["a"]) + theta["eta"] * (log_M - log_C)
         data = np.log(theta["b"]) - theta["eta"] * (log_M + log_C)
         return np.asarray(theta["E"] + np.exp(model) + np.exp(data))
-
-
-@dataclass(frozen=True)
-class Factor:
-    """The density factor f(s) of the model-size term; this one is 1. f(1) = 1 always, since A scales the dense term."""
-
-    parameters: ClassVar[tuple[Parameter, ...]] = ()
-    formula: ClassVar[str] = "1"
-    densities: ClassVar[int] = 1  # distinct ones that the parameters need, the dense one among them
-
-    def __call__(self, theta: Theta, s: Floats) -> Values:
-        return np.ones_like(s)
-
-
-class PowerFactor(Factor):
-    """A power of density."""
-
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("epsilon", "power of s in the density factor", -3.0, 3.0, (-0.5, 0.5), log=False),
-    )
-    formula = "s^ε"
-    densities = 2
-
-    def __call__(self, theta: Theta, s: Floats) -> Values:
-        return np.asarray(np.exp(theta["epsilon"] * np.log(s)))
-
-
-class FrantarFactor(Factor):
-    """Frantar et al.'s a (1 − S)^b + c with S the sparsity, divided by its dense value a + c."""
-
-    parameters = (
-        Parameter("a_S", "share of the model-size term that depends on density", -5.0, 5.0, (-0.5, 0.5), log=False),
-        Parameter("b_S", "power of s in the density factor", 0.02, 20.0, (0.3, 3.0)),
-    )
-    formula = "1 + a_S (s^b_S − 1)"
-    densities = 3
-
-    def __call__(self, theta: Theta, s: Floats) -> Values:
-        return positive(1 + theta["a_S"] * np.expm1(theta["b_S"] * np.log(s)), FACTOR_FLOOR)
-
-
-class PaperFactor(PowerFactor):
-    """That of "When Data Is Scarce"."""
-
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        *PowerFactor.parameters,
-        Parameter("mu", "power of 1 − s in the density factor", 0.02, 20.0, (0.3, 3.0)),
-        Parameter("c", "weight of (1 − s)^mu in the density factor", -2.0, 10.0, (-0.5, 0.5), log=False),
-    )
-    formula = "s^ε + c (1 − s)^μ"
-    # Through three values of f beside f(1) go two curves, one with c below and one with c above 0, so that ε, μ and c
-    # take four densities beside the dense one.
-    densities = 5
-
-    def __call__(self, theta: Theta, s: Floats) -> Values:
-        missing = np.where(s < 1, 1 - s, 1.0)  # log 0 is not wanted at s = 1, where the second term is 0
-        second = np.where(s < 1, theta["c"] * np.exp(theta["mu"] * np.log(missing)), 0.0)
-        return positive(super().__call__(theta, s) + second, FACTOR_FLOOR)
-
-
-#: below these the density factor and R*(s) / R*(1) bend away from 0; see `positive`
-FACTOR_FLOOR = 0.05
-STRETCH_FLOOR = 0.02
-
-_EXCESS = "excess parameters, in multiples of U_N, that are worth having"
-_REPEATS = "repeats of the data that are worth having"
-
-
-@dataclass(frozen=True)
-class Stars:
-    """R_N*(s) and R_D*(s): how long excess parameters and repeats keep their worth; these do not depend on s."""
-
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("R_N_star", _EXCESS, 0.01, 1e6, (1.0, 30.0)),
-        Parameter("R_D_star", _REPEATS, 0.01, 1e6, (1.0, 30.0)),
-    )
-    formula: ClassVar[str] = ""
-    densities: ClassVar[int] = 1
-
-    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
-        return theta["R_N_star"], theta["R_D_star"]
-
-
-class Unlimited(Stars):
-    """Every repeat and every parameter counts in full; what repetition costs is then the penalty's to say."""
-
-    parameters = ()
-    formula = "R_N* = R_D* = ∞"
-
-    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
-        return np.full_like(s, np.inf), np.full_like(s, np.inf)
-
-
-class StepStars(Stars):
-    """One pair for dense models and one for sparse ones."""
-
-    parameters = (
-        *Stars.parameters,
-        Parameter("R_N_star_sparse", f"{_EXCESS}, where s < 1", 0.01, 1e6, (1.0, 30.0)),
-        Parameter("R_D_star_sparse", f"{_REPEATS}, where s < 1", 0.01, 1e6, (1.0, 30.0)),
-    )
-    formula = "R_N* and R_D* of their own at s = 1 and at s < 1"
-    densities = 2
-
-    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
-        def star(dense: Any, sparse: Any) -> Values:
-            return np.asarray(np.where(s < 1, sparse, dense))
-
-        return (
-            star(theta["R_N_star"], theta["R_N_star_sparse"]),
-            star(theta["R_D_star"], theta["R_D_star_sparse"]),
-        )
-
-
-class QuadraticStars(Stars):
-    """Those of "When Data Is Scarce", quadratic in sparsity."""
-
-    parameters = (
-        Parameter("gamma1", "R_N* of the dense model", 0.01, 1e6, (1.0, 30.0)),
-        Parameter("gamma2", "R_D* of the dense model", 0.01, 1e6, (1.0, 30.0)),
-        Parameter("c11", "R_N*, linear in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
-        Parameter("c21", "R_N*, minus quadratic in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
-        Parameter("c12", "R_D*, linear in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
-        Parameter("c22", "R_D*, minus quadratic in 1 − s", -20.0, 20.0, (-3.0, 3.0), log=False),
-    )
-    formula = "R_N*(s) = γ1 (1 + c11 (1 − s) − c21 (1 − s)²),  R_D*(s) = γ2 (1 + c12 (1 − s) − c22 (1 − s)²)"
-    densities = 3
-
-    def __call__(self, theta: Theta, s: Floats) -> tuple[Values, Values]:
-        def star(scale: Any, linear: Any, quadratic: Any) -> Values:
-            stretch = 1 + linear * (1 - s) - quadratic * (1 - s) ** 2
-            return np.asarray(scale * positive(stretch, STRETCH_FLOOR))
-
-        return (
-            star(theta["gamma1"], theta["c11"], theta["c21"]),
-            star(theta["gamma2"], theta["c12"], theta["c22"]),
-        )
 
 
 class Frantar(Form):

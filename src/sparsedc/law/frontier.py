@@ -20,8 +20,10 @@ import numpy as np
 
 from sparsedc.errors import InputError
 from sparsedc.law.compute import Compute
+from sparsedc.law.design import Design, Floats
 from sparsedc.law.fit import Fit, Interval
-from sparsedc.law.forms import DataConstrained, Design, Floats, Form, Unlimited, get_form
+from sparsedc.law.forms import DataConstrained, Form, get_form
+from sparsedc.law.repetition import Unlimited
 
 #: The most epochs of a search under laws that know repetition: long after the last one is worth anything.
 EPOCHS = 1000.0

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import erf, gammaln
 
 from sparsedc.errors import InputError
-from sparsedc.law.forms import Floats
+from sparsedc.law.design import Floats
 
 Residuals = Literal["log", "loss"]
 

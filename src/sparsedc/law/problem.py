@@ -15,8 +15,10 @@ from scipy.optimize import least_squares
 from scipy.special import stdtrit
 
 from sparsedc.errors import InputError
-from sparsedc.law.forms import ANCHORS, Design, Floats, Form, Parameter, Values
+from sparsedc.law.design import Design, Floats
+from sparsedc.law.forms import Form
 from sparsedc.law.likelihood import Likelihood
+from sparsedc.law.parameters import ANCHORS, Parameter, Values
 
 STEP = 1e-30
 #: scaled Jacobians beyond this condition number leave some combination of parameters undetermined

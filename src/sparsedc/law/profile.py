@@ -23,8 +23,10 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 from sparsedc.errors import InputError
+from sparsedc.law.design import Design
 from sparsedc.law.fit import Fit, design_of, likelihood_of, observed_losses
-from sparsedc.law.forms import DataConstrained, Design, Form, Theta, get_form
+from sparsedc.law.forms import DataConstrained, Form, get_form
+from sparsedc.law.parameters import Theta
 from sparsedc.law.problem import Problem
 
 #: How hard a quantity is held: the weight of the residual, so large that no fit trades 1e-4 of it for likelihood.

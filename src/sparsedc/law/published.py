@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sparsedc.law.design import Design
 from sparsedc.law.fit import Fit
-from sparsedc.law.forms import Design, get_form
+from sparsedc.law.forms import get_form
 
 #: The law of "When Data Is Scarce" (ICML 2026, arXiv 2606.01155), fitted by its authors in four stages to 500 runs of
 #: LLaMA-style models on C4. From the released notebook (github.com/boqian333/sparse-dc-scaling at 94414a8,

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.spatial import KDTree
 
+from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit, design_of, fit_finished, likelihood_of
-from sparsedc.law.forms import Floats, get_form
+from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.words import count_label, density_label
 
