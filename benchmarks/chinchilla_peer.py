@@ -25,7 +25,7 @@ import pandas as pd
 from paper_design import heading
 
 from sparsedc.law.design import Design
-from sparsedc.law.fit import fit_finished
+from sparsedc.law.fitting import fit_finished
 from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Huber
 

@@ -17,7 +17,7 @@ import numpy as np
 from paper_design import FORM, NOISE, PARAMS, heading, held_out, paper_like, true_loss
 
 from sparsedc.law.bootstrap import bootstrap
-from sparsedc.law.fit import fit_finished
+from sparsedc.law.fitting import fit_finished
 from sparsedc.law.staged import fit_staged
 
 PUBLISHED_SECONDS = 2010

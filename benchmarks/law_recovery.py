@@ -31,7 +31,7 @@ from paper_design import DENSITIES, FORM, NOISE, PARAMS, TRUTH, heading, held_ou
 
 from sparsedc.law.bootstrap import bootstrap
 from sparsedc.law.design import Design
-from sparsedc.law.fit import fit_finished
+from sparsedc.law.fitting import fit_finished
 from sparsedc.law.forms import DataConstrained, get_form
 from sparsedc.law.staged import fit_staged
 

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 
 from sparsedc.contrasts import contrasts, write_contrasts
-from sparsedc.law.fit import Fit, design_of
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import design_of
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE
 from sparsedc.law.select import Selection, save_selection
 from sparsedc.law.validate import Error, predict_runs

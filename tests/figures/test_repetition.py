@@ -9,7 +9,7 @@ from sparsedc.figures import repetition, style
 from sparsedc.figures.repetition import CHOSEN, REACH, most_run, star_of
 from sparsedc.law.bootstrap import bootstrap
 from sparsedc.law.design import Design
-from sparsedc.law.fit import fit_law
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.forms import get_form
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study, select_law

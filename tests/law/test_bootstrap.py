@@ -6,7 +6,8 @@ import pytest
 
 from sparsedc.errors import InputError
 from sparsedc.law.bootstrap import bootstrap
-from sparsedc.law.fit import Fit, fit_law
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.likelihood import Gaussian
 
 
@@ -24,7 +25,7 @@ def test_spread_of_a_prediction_is_that_of_its_linear_theory(noisy):
     """Pairs bootstrap of least squares: the draws' standard deviation of ln loss against the sandwich estimate."""
     runs, fit = noisy
     drawn = bootstrap(runs, fit, n=300, workers=1)
-    from sparsedc.law.fit import design_of
+    from sparsedc.law.fitting import design_of
     from sparsedc.law.forms import get_form
     from sparsedc.law.problem import Problem
 

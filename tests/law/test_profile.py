@@ -6,13 +6,13 @@ import pytest
 from scipy.stats import chi2, f
 
 from sparsedc.errors import InputError
-from sparsedc.law.fit import fit_law
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.likelihood import Gaussian, Huber
 from sparsedc.law.profile import profile
 from sparsedc.law.published import published_fit
 
 from .conftest import DATA
-from .test_fit import external
+from .test_fitting import external
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.counts import count_params
-from sparsedc.law.fit import Fit, fit_law
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE, published_fit
 from sparsedc.law.select import Selection, best_first, comparison, published_study, save_selection, select_law
 from sparsedc.law.simulate import simulate_runs

@@ -6,7 +6,8 @@ import pytest
 
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.bootstrap import bootstrap
-from sparsedc.law.fit import Fit, fit_law
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Gaussian
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparsedc.law.fit import fit_law
+from sparsedc.law.fitting import fit_law
 from sparsedc.law.validate import (
     Error,
     Fold,

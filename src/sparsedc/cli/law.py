@@ -46,7 +46,7 @@ def fit(
     from dataclasses import replace
 
     from sparsedc.law.bootstrap import bootstrap as resample
-    from sparsedc.law.fit import finished, fit_finished
+    from sparsedc.law.fitting import finished, fit_finished
     from sparsedc.law.options import parse_columns, parse_likelihood, parse_values
     from sparsedc.law.profile import profile as profile_of
     from sparsedc.law.render import render_fit

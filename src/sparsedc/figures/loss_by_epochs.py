@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparsedc.figures import style
-from sparsedc.law.fit import Fit, design_of
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import design_of
 from sparsedc.words import count_label, density_label, status_label
 
 MOST_ROWS, MOST_COLUMNS = 5, 4

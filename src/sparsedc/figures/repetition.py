@@ -22,7 +22,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from sparsedc.figures import scope, style
 from sparsedc.figures.density_factor import functions
 from sparsedc.law.design import Floats
-from sparsedc.law.fit import Fit, design_of
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import design_of
 from sparsedc.law.forms import DataConstrained, get_form
 from sparsedc.law.problem import WEAK
 from sparsedc.law.published import published_fit

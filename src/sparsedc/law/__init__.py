@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparsedc.law.fit import Fit, finished, fit_finished, fit_law
+    from sparsedc.law.fit import Fit
+    from sparsedc.law.fitting import finished, fit_finished, fit_law
     from sparsedc.law.forms import get_form
     from sparsedc.law.likelihood import Gaussian, Huber, StudentT
     from sparsedc.law.profile import Profile
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 #: module → what of it is public
 _PUBLIC = {
-    "fit": ("Fit", "finished", "fit_finished", "fit_law"),
+    "fit": ("Fit",),
+    "fitting": ("finished", "fit_finished", "fit_law"),
     "forms": ("get_form",),
     "likelihood": ("Gaussian", "Huber", "StudentT"),
     "profile": ("Profile",),

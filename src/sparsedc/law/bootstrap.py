@@ -16,7 +16,8 @@ import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.law.design import Floats
-from sparsedc.law.fit import APART, Fit, Interval, design_of, likelihood_of, observed_losses
+from sparsedc.law.fit import Fit, Interval
+from sparsedc.law.fitting import APART, design_of, likelihood_of, observed_losses
 from sparsedc.law.forms import get_form
 from sparsedc.law.problem import Problem
 
@@ -34,7 +35,7 @@ def bootstrap(
     parameter in which rivals of the optimum differ, it spans the percentiles of each.
 
     Args:
-        runs: those that were fitted, after `sparsedc.law.fit.finished`.
+        runs: those that were fitted, after `sparsedc.law.fitting.finished`.
         n: how many refits.
         seed: of the resampling; the draws depend on it and not on `workers`.
         workers: processes; as many as there are CPUs if None.

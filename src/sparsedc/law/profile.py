@@ -24,7 +24,8 @@ from scipy.special import stdtrit
 
 from sparsedc.errors import InputError
 from sparsedc.law.design import Design
-from sparsedc.law.fit import Fit, design_of, likelihood_of, observed_losses
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import design_of, likelihood_of, observed_losses
 from sparsedc.law.forms import DataConstrained, Form, get_form
 from sparsedc.law.parameters import Theta
 from sparsedc.law.problem import Problem
@@ -81,7 +82,7 @@ def profile(runs: pd.DataFrame, fit: Fit, quantity: str, *, level: float = 0.95,
     """The profile likelihood of a quantity of a fitted law.
 
     Args:
-        runs: those that were fitted, after `sparsedc.law.fit.finished`.
+        runs: those that were fitted, after `sparsedc.law.fitting.finished`.
         quantity: a parameter of the form; "R_D_star(s=0.5)" or "R_N_star(s=0.5)" at any density; "beta-alpha";
             "optimal_density", the density of lowest loss at unlimited N and D over given unique tokens.
         points: fits on each side of the optimum at most, ever farther from it, to the end of the range.

@@ -17,7 +17,8 @@ from sparsedc.atomic import whole
 from sparsedc.errors import InputError, SparsedcWarning
 from sparsedc.law.bootstrap import bootstrap
 from sparsedc.law.counts import default_convention
-from sparsedc.law.fit import FORMAT, Fit, finished, fit_finished, read_json, write_json
+from sparsedc.law.fit import FORMAT, Fit, read_json, write_json
+from sparsedc.law.fitting import finished, fit_finished
 from sparsedc.law.forms import COMPARED, FORMS, get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.law.published import published_fit, validation_runs
@@ -119,7 +120,7 @@ def select_law(
 
     Args:
         params: what N counts, see `sparsedc.law.counts`; the table's own default if None.
-        likelihood, starts, seed: as of `sparsedc.law.fit.fit_law`.
+        likelihood, starts, seed: as of `sparsedc.law.fitting.fit_law`.
         draws: bootstrap refits of the chosen form, none if 0. A form that is not usable gets none.
         workers: processes of the bootstrap.
         tell: is told what comes next, for whoever waits.

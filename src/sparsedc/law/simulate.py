@@ -11,7 +11,7 @@ import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.law.counts import DEFAULT_CONVENTION, count_params
-from sparsedc.law.fit import design_of
+from sparsedc.law.fitting import design_of
 from sparsedc.law.forms import get_form
 from sparsedc.runs import COLUMNS
 

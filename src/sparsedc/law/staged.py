@@ -21,7 +21,8 @@ import pandas as pd
 
 from sparsedc.errors import InputError
 from sparsedc.law.counts import DEFAULT_CONVENTION
-from sparsedc.law.fit import Fit, Status, design_of, finished, fit_finished, observed_losses
+from sparsedc.law.fit import Fit, Status
+from sparsedc.law.fitting import design_of, finished, fit_finished, observed_losses
 from sparsedc.law.likelihood import Huber, Likelihood
 
 FORM = "sparse"
@@ -43,7 +44,7 @@ def fit_staged(
     """Fit the form "sparse" to the finished fit cells of a runs table, in the paper's four stages.
 
     Args:
-        params, likelihood, seed: as in `sparsedc.law.fit.fit_law`.
+        params, likelihood, seed: as in `sparsedc.law.fitting.fit_law`.
         starts: of each stage, as in `fit_law`.
 
     Returns:

@@ -15,7 +15,8 @@ import pandas as pd
 from scipy.spatial import KDTree
 
 from sparsedc.law.design import Floats
-from sparsedc.law.fit import Fit, design_of, fit_finished, likelihood_of
+from sparsedc.law.fit import Fit
+from sparsedc.law.fitting import design_of, fit_finished, likelihood_of
 from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Likelihood
 from sparsedc.words import count_label, density_label
