@@ -14,16 +14,8 @@ from sparsedc.errors import InputError
 from sparsedc.law.compute import Compute, Family
 from sparsedc.law.fit import Fit, Interval
 from sparsedc.law.forms import DataConstrained, get_form
-from sparsedc.law.frontier import (
-    DRAWS,
-    LEVEL,
-    WITHIN,
-    Allocation,
-    Limits,
-    best_allocation,
-    cheapest_allocation,
-    knows_repetition,
-)
+from sparsedc.law.frontier import DRAWS, LEVEL, WITHIN, Allocation, best_allocation, cheapest_allocation
+from sparsedc.law.limits import Limits, knows_repetition
 from sparsedc.law.repetition import StepStars
 from sparsedc.words import count_label
 

@@ -10,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from sparsedc.figures import isoflop, isoloss, optimal_density, scope, style
 from sparsedc.figures.density_factor import functions
 from sparsedc.law.compute import Compute
-from sparsedc.law.frontier import Limits, best_allocation, compute_saved, lowest_loss
+from sparsedc.law.frontier import best_allocation, compute_saved, lowest_loss
+from sparsedc.law.limits import Limits
 from sparsedc.law.published import WHEN_DATA_IS_SCARCE as PAPER
 from sparsedc.law.published import published_fit
 from sparsedc.law.select import published_study

@@ -10,15 +10,8 @@ from scipy.optimize import minimize_scalar
 from sparsedc.errors import InputError
 from sparsedc.law.compute import Compute, Family
 from sparsedc.law.fit import Fit
-from sparsedc.law.frontier import (
-    WITHIN,
-    Limits,
-    best_allocation,
-    cheapest_allocation,
-    compute_saved,
-    loss_optimal,
-    lowest_loss,
-)
+from sparsedc.law.frontier import WITHIN, best_allocation, cheapest_allocation, compute_saved, loss_optimal, lowest_loss
+from sparsedc.law.limits import Limits
 from sparsedc.law.published import published_fit
 from sparsedc.model import LADDER, count_parameters, training_flops
 

@@ -17,7 +17,8 @@ from sparsedc.law.compute import Compute
 from sparsedc.law.counts import count_params
 from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.frontier import Allocation, Limits, best_allocation, knows_repetition, loss_optimal
+from sparsedc.law.frontier import Allocation, best_allocation, loss_optimal
+from sparsedc.law.limits import Limits, knows_repetition
 from sparsedc.words import count_label, density_label, law_label
 
 MOST_DENSITIES = 4

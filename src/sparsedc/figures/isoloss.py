@@ -21,7 +21,8 @@ from sparsedc.law.counts import count_params
 from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import DataConstrained, get_form
-from sparsedc.law.frontier import Allocation, Limits, best_allocation, loss_optimal
+from sparsedc.law.frontier import Allocation, best_allocation, loss_optimal
+from sparsedc.law.limits import Limits
 from sparsedc.words import count_label, density_label, law_label
 
 #: how far beyond the measured range the contours go, as a factor on each side; fewer epochs than measured are

@@ -18,16 +18,8 @@ from sparsedc.figures import scope, style
 from sparsedc.law.compute import Compute
 from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
-from sparsedc.law.frontier import (
-    Allocation,
-    Limits,
-    LowestLoss,
-    Saving,
-    best_allocation,
-    compute_saved,
-    knows_repetition,
-    lowest_loss,
-)
+from sparsedc.law.frontier import Allocation, LowestLoss, Saving, best_allocation, compute_saved, lowest_loss
+from sparsedc.law.limits import Limits, knows_repetition
 from sparsedc.words import count_label, flops_label, law_label
 
 CURVES = 6

@@ -13,7 +13,8 @@ from sparsedc.law.density_factor import Factor
 from sparsedc.law.design import Floats
 from sparsedc.law.fit import Fit
 from sparsedc.law.forms import DataConstrained, Frantar, get_form
-from sparsedc.law.frontier import Allocation, Limits, knows_repetition, loss_optimal
+from sparsedc.law.frontier import Allocation, loss_optimal
+from sparsedc.law.limits import Limits, knows_repetition
 from sparsedc.law.repetition import QuadraticStars, StepStars
 
 MOST_BUDGETS = 3
