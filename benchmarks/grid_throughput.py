@@ -28,7 +28,8 @@ import typer
 
 from sparsedc.spec import canonical_json
 from sparsedc.study import load_study
-from sparsedc.train.warm import RUN_VARIABLE, gpus
+from sparsedc.train.placement import visible_gpus
+from sparsedc.train.warm import RUN_VARIABLE
 
 VOCABULARY = 4096
 HELD_OUT = 2**18
@@ -65,7 +66,7 @@ def main(
         (folder / "specs").mkdir()
         for cell in chosen:
             (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
-        cards = gpus(os.environ)
+        cards = list(visible_gpus(os.environ))
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
         environment.pop(RUN_VARIABLE, None)
 

@@ -205,7 +205,7 @@ def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_without_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sparsedc.cli", "study", "check", "none.yaml"]
+    command = [sys.executable, "-m", "sparsedc", "study", "check", "none.yaml"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -1,3 +1,0 @@
-from sparsedc.cli import main
-
-main()
