@@ -62,7 +62,7 @@ def main(
     chosen = sorted(study.cells.values(), key=lambda cell: cell.spec.seed)[:cells]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_tokens(folder / "tokens", batch_tokens * steps)
+        write_tokens(folder / "tokens", batch_tokens * steps, VOCABULARY)
         (folder / "specs").mkdir()
         for cell in chosen:
             (folder / "specs" / f"{cell.id}.json").write_text(canonical_json(cell.spec.content()))
@@ -126,17 +126,18 @@ def main(
             print(f"{len(cards)} GPUs over one: {all_ / ours:.2f}")
 
 
-def write_tokens(folder: Path, tokens: int) -> None:
+def write_tokens(folder: Path, tokens: int, vocabulary: int) -> None:
+    """A folder of random tokens, as the tokenizer's would be."""
     folder.mkdir()
     splits = {}
     for name, count in (("train", tokens), ("validation", HELD_OUT)):
-        ids = np.random.default_rng(0).integers(0, VOCABULARY, count).astype(np.uint16).tobytes()
+        ids = np.random.default_rng(0).integers(0, vocabulary, count).astype(np.uint16).tobytes()
         (folder / f"{name}.bin").write_bytes(ids)
         splits[name] = {
             "tokens": count, "documents": 1, "characters": count, "sha256": hashlib.sha256(ids).hexdigest(),
             "file": f"{name}.bin",
         }  # fmt: skip
-    manifest = {"format": 1, "dtype": "uint16", "vocab_size": VOCABULARY, "eod": 0, "splits": splits}
+    manifest = {"format": 1, "dtype": "uint16", "vocab_size": vocabulary, "eod": 0, "splits": splits}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -98,6 +98,8 @@ def train_cell(
             soon = ranks.least(max(1, int((trainer.step - looked) / max(now - clock, 1e-9) * LOOK_SECONDS)), device)
             looked, look = trainer.step, min((trainer.step // interval + 1) * interval, trainer.step + soon)
             trainer.seconds, clock = trainer.seconds + now - clock, now
+            if trainer.step % interval == 0:
+                trainer.pace.append((trainer.step, trainer.seconds))
             stops = not ranks.all(stop.number is None, device)
             if not stops:  # the signal may have ended whoever listens, and nothing is to come before the checkpoint
                 report(trainer)

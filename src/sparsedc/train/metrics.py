@@ -53,9 +53,11 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "held_out_tokens": evaluated.tokens if evaluated else None,
         "mask_hash": trainer.engine.mask_hash(),
         "curve": curve(losses),
+        "pace": [{"step": step, "seconds": seconds} for step, seconds in trainer.pace],
         "topology": topology(trainer),
         "around_updates": around_updates(losses, trainer),
         "host": platform.node(),
+        "gpu": gpu(device),
         "threads": torch.get_num_threads(),
         "ranks": trainer.work.ranks.size,
         "sharded": trainer.work.sharded,
@@ -122,6 +124,11 @@ def _mean(total: float, number: float) -> float | None:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def gpu(device: torch.device) -> str | None:
+    """Which GPU, as nvidia-smi names it for good, whatever its number among those that this process may see."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
 
 
 def commit() -> str:

@@ -3,7 +3,7 @@
 fp32 weights and AdamW moments; bf16 matrix products on a GPU, fp32 on a CPU.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Trainer:
         updates: what each topology update did.
         step: optimizer steps taken.
         seconds: spent in training, earlier attempts included.
+        pace: steps and seconds so far, at every hundredth of the steps of this attempt.
     """
 
     spec: Spec
@@ -48,6 +49,7 @@ class Trainer:
     updates: list[TopologyUpdate]
     step: int = 0
     seconds: float = 0.0
+    pace: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
     def start(cls, spec: Spec, device: torch.device, fast: bool | None = None, ranks: Ranks = ALONE) -> "Trainer":
