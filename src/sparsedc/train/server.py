@@ -316,14 +316,15 @@ def _work(environment: dict[str, str], channel: socket.socket, daemon: mps.Daemo
     """In a worker: do jobs on the GPU of this environment until one fails, or the server has no more."""
     import torch
 
-    if daemon is not None:
-        daemon.await_recovery()
     nothing = os.open(os.devnull, os.O_RDWR)
     while True:
         try:
             job, streams = receive(channel)
         except (OSError, ValueError):
             return 0
+        if daemon is not None:  # before the first, whose sender does not wait meanwhile
+            daemon.await_recovery()
+            daemon = None
         job["environment"] |= environment
         code = _do(job, streams)
         if code == BAD_INPUT and not torch.cuda.is_available():
