@@ -47,7 +47,10 @@ elif asked[0] == "get_server_list" and server.exists():
     print(123)
 elif asked[0] == "get_server_status":
     assert asked[1] == "123"
-    print("ACTIVE" if time.time() > float(server.read_text()) + 0.2 else "INITIALIZING")
+    if (folder / "fault").exists():
+        print("FAULT")
+    else:
+        print("ACTIVE" if time.time() > float(server.read_text()) + 0.2 else "INITIALIZING")
 elif asked[0] == "quit":
     (folder / "quit").touch()
 """

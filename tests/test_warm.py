@@ -5,6 +5,7 @@ so that there is a job to kill.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from sparsedc.errors import GPU_FAULT, is_gpu_fault
 from sparsedc.spec import read_spec
-from sparsedc.train.placement import SLOTS, Demand, Gpus, visible_gpus
+from sparsedc.train.placement import PROBATION, SLOTS, Demand, Gpus, visible_gpus
 from sparsedc.train.warm import FORKED_VARIABLE, RUN_VARIABLE, run_warm
 from waiting import PATIENCE, alive, children, handles, holds, refuses, wait_for
 from workflows import steps_traced, traced, tracing
@@ -152,11 +155,23 @@ def test_an_exception_is_status_1_with_its_traceback(run: Run, study_folder: Pat
     assert client.returncode == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_job_is_128_and_the_signal(run: Run, study_folder: Path, number: signal.Signals) -> None:
+def test_a_killed_job_is_done_once_more_and_then_is_128_and_the_signal(run: Run, study_folder: Path) -> None:
     with waiting_job(run, study_folder / "pipe") as (client, job):
-        os.kill(job, number)
-        assert client.wait(PATIENCE) == 128 + number
+        os.kill(job, signal.SIGKILL)
+        again = wait_for(lambda: set(children(wait_for(run.server))) - {job}).pop()
+        wait_for(lambda: holds(again, client, "1"))
+        os.kill(again, signal.SIGKILL)
+        assert client.wait(PATIENCE) == 128 + signal.SIGKILL
+        assert client.communicate()[1] == (
+            "study check: it was killed (signal 9); it begins again, from its last checkpoint if there is one\n"
+        )
+
+
+def test_a_job_that_was_asked_to_stop_is_not_done_again(run: Run, study_folder: Path) -> None:
+    with waiting_job(run, study_folder / "pipe") as (client, job):
+        os.kill(job, signal.SIGTERM)
+        assert client.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert client.communicate()[1] == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -207,15 +222,24 @@ def test_the_environment_is_the_clients(run: Run, study_folder: Path) -> None:
     assert max(map(len, wide.splitlines())) > max(map(len, narrow.splitlines()))
 
 
-def test_a_killed_server_takes_its_jobs_with_it_and_another_takes_its_place(run: Run, study_folder: Path) -> None:
+def test_a_killed_server_takes_its_jobs_with_it_and_another_takes_its_place_once(run: Run, study_folder: Path) -> None:
     with waiting_job(run, study_folder / "pipe") as (client, job):
         server = run.server()
         assert server is not None
         os.kill(server, signal.SIGKILL)
+        wait_for(lambda: not alive(job))
+        other = wait_for(lambda: (found := run.server()) != server and found)
+        (again,) = wait_for(lambda: children(other))
+        wait_for(lambda: holds(again, client, "1"))
+        os.kill(other, signal.SIGKILL)
         assert client.wait(PATIENCE) == 1
-        wait_for(lambda: not Path(f"/proc/{job}").exists() or "State:\tZ" in Path(f"/proc/{job}/status").read_text())
+        assert client.communicate()[1] == (
+            "study check: the trainer's server died; it begins again, from its last checkpoint if there is one\n"
+            "error: the trainer's server died; run snakemake again\n"
+        )
+        wait_for(lambda: not alive(again))
     assert run.client("study", "check", study_folder / "study.yaml").wait(PATIENCE) == 0
-    assert run.server() not in (None, server)
+    assert run.server() not in (None, server, other)
 
 
 def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folder: Path) -> None:
@@ -267,6 +291,15 @@ def with_gpus(lasting_with_gpus: Run) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def with_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """One for those whose GPUs fail, which are then chosen last."""
+    run = run_with_two_gpus(tmp_path_factory.mktemp("f"))
+    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
+    yield run
+    run.finish()
+
+
 @pytest.fixture
 def cells(write_results: Callable[[Path], list[Path]], tmp_path: Path) -> list[Path]:
     """Spec files of four cells, beside tokens for them."""
@@ -281,6 +314,25 @@ def idle(with_gpus: Run, cells: list[Path]) -> int:
     return worker
 
 
+def steps_of(spec: Path) -> list[int]:
+    return list(range(1, read_spec(spec).steps + 1))
+
+
+def steps_traced_by_attempt(folder: Path) -> list[list[int]]:
+    """In the order of the attempts at the only cell traced there."""
+    return [
+        [step for _, _, step, _ in taken] for _, taken in itertools.groupby(steps_traced(folder), lambda one: one[1])
+    ]
+
+
+def lasting_metrics(path: Path) -> dict[str, Any]:
+    """A cell's, without what two runs never agree on."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    for varies in ("seconds", "tokens_per_second", "commit"):
+        del found["row"][varies]
+    return {name: value for name, value in found.items() if name != "finished"}
+
+
 def metrics_of(spec: Path) -> Path:
     return spec.parents[1] / "out" / spec.stem / "metrics.json"
 
@@ -293,6 +345,12 @@ def pausing(folder: Path) -> dict[str, str]:
     """The environment in which trainers wait after their third step, until they are asked to stop; see `paused`."""
     (folder / "trace").touch()
     return {"TRACE": str(folder / "trace"), "WAIT_AT": "3"}
+
+
+def mishaps(folder: Path, *statements: str) -> dict[str, str]:
+    """The environment in which each attempt at a cell has the next of these after its third step."""
+    (folder / "trace").touch()
+    return {"TRACE": str(folder / "trace"), "MISHAPS": json.dumps(statements)}
 
 
 def paused(folder: Path) -> list[int]:
@@ -353,22 +411,22 @@ def test_other_commands_are_not_for_workers(with_gpus: Run, idle: int, study_fol
 
 
 def test_cells_spread_over_gpus_and_failures_end_their_workers_alone(
-    with_gpus: Run, idle: int, cells: list[Path]
+    with_gpus: Run, idle: int, cells: list[Path], tmp_path: Path
 ) -> None:
-    """Without a real GPU a cell that is not told to use the CPU fails, and says which GPU it was given."""
+    bug = "raise ValueError('a bug on GPU ' + os.environ['CUDA_VISIBLE_DEVICES'])"
     with contextlib.ExitStack() as stack:
         releases = [stack.enter_context(held(spec)) for spec in cells[:3]]
         clients = []
         for number, spec in enumerate(cells[:3], start=1):
-            clients.append(train(with_gpus, spec))
+            clients.append(train(with_gpus, spec, "--device", "cpu", **mishaps(tmp_path, bug)))
             wait_for(lambda number=number: len(workers(with_gpus)) == number)
         assert idle in workers(with_gpus)
         found = []
         for client, release in zip(clients, releases, strict=True):
             release()
             err = client.communicate(timeout=PATIENCE)[1]
-            assert client.returncode == 2
-            (gpu,) = re.findall(r"CUDA_VISIBLE_DEVICES = (\d)", err)
+            assert client.returncode == 1
+            (gpu,) = re.findall(r"ValueError: a bug on GPU (\d)", err)
             found.append(gpu)
     assert found in (["0", "1", "0"], ["0", "1", "1"], ["1", "0", "0"], ["1", "0", "1"])
     wait_for(lambda: workers(with_gpus) == [])
@@ -388,13 +446,123 @@ def test_killed_clients_and_workers_harm_no_other_cell(with_gpus: Run, cells: li
         release()
         assert second.wait(PATIENCE) == 0
         assert other in workers(with_gpus)
-    with held(cells[3]):
-        last = train(with_gpus, cells[3], "--device", "cpu")
-        wait_for(lambda: has_begun(with_gpus, last))
-        for worker in workers(with_gpus):
-            os.kill(worker, signal.SIGKILL)
-        assert last.wait(PATIENCE) == 128 + signal.SIGKILL
-    wait_for(lambda: workers(with_gpus) == [])
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_worker_that_is_killed_has_its_cell_finished_by_another(
+    with_gpus: Run, cells: list[Path], tmp_path: Path
+) -> None:
+    environment = mishaps(tmp_path, KILL)
+    assert (client := train(with_gpus, cells[0], "--device", "cpu", **environment)).wait(PATIENCE) == 0
+    assert "it was killed (signal 9); it begins again" in client.communicate()[1]
+    assert steps_traced_by_attempt(tmp_path) == [[1, 2, 3], steps_of(cells[0])]
+    alone = tmp_path / "alone.json"
+    arguments = "train", cells[0], alone, "--work", tmp_path / "alone", "--device", "cpu"
+    assert with_gpus.client(*arguments).wait(PATIENCE) == 0
+    assert lasting_metrics(metrics_of(cells[0])) == lasting_metrics(alone)
+
+
+def test_a_worker_that_is_killed_twice_loses_its_cell(with_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
+    client = train(with_gpus, cells[0], "--device", "cpu", **mishaps(tmp_path, KILL, KILL))
+    assert client.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert client.communicate()[1].count("it begins again") == 1
+    assert steps_traced_by_attempt(tmp_path) == [[1, 2, 3], [1, 2, 3]]
+    assert workers(with_gpus) == []
+
+
+@pytest.mark.parametrize(
+    "bug", ["ValueError('CUDA error')", "__import__('torch').OutOfMemoryError('CUDA out of memory')"]
+)
+def test_a_bug_is_not_tried_again(with_gpus: Run, cells: list[Path], tmp_path: Path, bug: str) -> None:
+    client = train(with_gpus, cells[0], "--device", "cpu", **mishaps(tmp_path, f"raise {bug}"))
+    assert client.wait(PATIENCE) == 1
+    err = client.communicate()[1]
+    assert err.count("Traceback") == 1
+    assert "it begins again" not in err
+    assert steps_traced_by_attempt(tmp_path) == [[1, 2, 3]]
+
+
+def test_who_was_asked_to_stop_does_not_try_again(with_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
+    """As where a scheduler's patience is over before a checkpoint is written."""
+    dies = f"signal.signal(signal.SIGTERM, lambda *_: {KILL}); open(os.environ['TRACE'] + '.set', 'w'); signal.pause()"
+    client = train(with_gpus, cells[0], "--device", "cpu", **mishaps(tmp_path, dies))
+    wait_for((tmp_path / "trace.set").exists)
+    wait_for(lambda: handles(client.pid, signal.SIGTERM))
+    client.send_signal(signal.SIGTERM)
+    assert client.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert client.communicate()[1] == ""
+
+
+def test_a_cell_whose_server_is_killed_goes_on_by_another(with_gpus: Run, cells: list[Path], tmp_path: Path) -> None:
+    """Its worker is asked to stop by the system, and writes a checkpoint."""
+    client = train(with_gpus, cells[0], "--device", "cpu", **pausing(tmp_path))
+    wait_for(lambda: paused(tmp_path))
+    server = wait_for(with_gpus.server)
+    os.kill(server, signal.SIGKILL)
+    assert client.wait(PATIENCE) == 0
+    assert "the trainer's server died; it begins again" in client.communicate()[1]
+    assert with_gpus.server() not in (None, server)
+    steps = steps_of(cells[0])
+    assert steps_traced_by_attempt(tmp_path) == [steps[:3], steps[3:]]
+
+
+FAULT = "raise RuntimeError('CUDA error: made up on GPU ' + os.environ['CUDA_VISIBLE_DEVICES'])"
+NO_FAULT = "print('well on GPU', os.environ['CUDA_VISIBLE_DEVICES'], file=sys.stderr)"
+
+
+def test_a_fault_of_a_gpu_is_tried_again_on_the_other(with_faults: Run, cells: list[Path], tmp_path: Path) -> None:
+    client = train(with_faults, cells[0], "--device", "cpu", **mishaps(tmp_path, FAULT, NO_FAULT))
+    err = client.communicate(timeout=PATIENCE)[1]
+    assert client.returncode == 0
+    (failed,) = re.findall(r"RuntimeError: CUDA error: made up on GPU (\d)", err)
+    (well,) = re.findall(r"well on GPU (\d)", err)
+    assert {failed, well} == {"0", "1"}
+    assert "its GPU failed; it begins again" in err
+
+
+def test_a_second_fault_is_the_last(with_faults: Run, cells: list[Path], tmp_path: Path) -> None:
+    client = train(with_faults, cells[0], "--device", "cpu", **mishaps(tmp_path, FAULT, FAULT))
+    err = client.communicate(timeout=PATIENCE)[1]
+    assert client.returncode == GPU_FAULT
+    assert set(re.findall(r"RuntimeError: CUDA error: made up on GPU (\d)", err)) == {"0", "1"}
+    assert err.count("it begins again") == 1
+    assert steps_traced_by_attempt(tmp_path) == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_a_gpu_that_is_not_found_is_a_fault_too(with_faults: Run, cells: list[Path]) -> None:
+    """As here, where there is no real one for a cell that is not told to use the CPU."""
+    client = train(with_faults, cells[0])
+    err = client.communicate(timeout=PATIENCE)[1]
+    assert client.returncode == GPU_FAULT
+    assert set(re.findall(r"CUDA_VISIBLE_DEVICES = (\d)", err)) == {"0", "1"}
+
+
+def test_a_fault_of_a_rank_is_tried_again(with_faults: Run, cells: list[Path], tmp_path: Path) -> None:
+    """The other one waits for its end."""
+    fault = f"if os.environ['LOCAL_RANK'] == '0': {FAULT}\nsignal.pause()"
+    environment = mishaps(tmp_path, fault, fault)  # of either, which come to it in any order
+    client = train(with_faults, cells[0], "--device", "cpu", "--ranks", "2", **environment)
+    err = client.communicate(timeout=PATIENCE)[1]
+    assert client.returncode == 0, err
+    assert "its GPU failed; it begins again" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasSgemm(…)`"), True),
+        (RuntimeError("CUDA driver error: an illegal memory access was encountered"), True),  # of compiled code
+        (RuntimeError("Triton Error [CUDA]: unspecified launch failure"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError("CUDA error"), False),
+    ],
+)
+def test_faults_of_a_gpu_are_told_from_bugs(error: Exception, expected: bool) -> None:
+    assert is_gpu_fault(error) == expected
 
 
 def test_a_client_that_hangs_up_at_once_harms_no_other(with_gpus: Run, cells: list[Path]) -> None:
@@ -424,21 +592,23 @@ def with_mps(tmp_path_factory: pytest.TempPathFactory, mps_control: Path) -> Ite
     """A run on a machine with GPUs 5 and 6 and a stand-in for NVIDIA's MPS; its folder's path is short enough for a
     socket's."""
     run = Run(tmp_path_factory.mktemp("d"))
+    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     run.environment |= {"PATH": f"{mps_control}:{run.environment['PATH']}", "CUDA_VISIBLE_DEVICES": "5,6"}
     yield run
     run.end()
 
 
-def test_workers_share_their_gpu_through_a_daemon_of_its_own(with_mps: Run, cells: list[Path]) -> None:
-    """Behind the daemon of GPU 5 or 6 a worker's GPU is number 0, as the error of a cell without a real GPU shows."""
+def test_workers_share_their_gpu_through_a_daemon_of_its_own(with_mps: Run, cells: list[Path], tmp_path: Path) -> None:
+    """Behind the daemon of GPU 5 or 6 a worker's GPU is number 0."""
+    options, environment = ("--device", "cpu"), mishaps(tmp_path, NO_FAULT)
     with held(cells[0]) as release:
-        clients = [train(with_mps, cells[0])]
+        clients = [train(with_mps, cells[0], *options, **environment)]
         server = wait_for(with_mps.server)
         wait_for(lambda: len(children(server)) == 2)  # the daemon of one GPU, and a worker on it
-        clients.append(train(with_mps, cells[1]))
-        assert "CUDA_VISIBLE_DEVICES = 0" in clients[1].communicate(timeout=PATIENCE)[1]
+        clients.append(train(with_mps, cells[1], *options, **environment))
+        assert "well on GPU 0" in clients[1].communicate(timeout=PATIENCE)[1]
         release()
-        assert "CUDA_VISIBLE_DEVICES = 0" in clients[0].communicate(timeout=PATIENCE)[1]
+        assert "well on GPU 0" in clients[0].communicate(timeout=PATIENCE)[1]
     folders = sorted(with_mps.address.parent.glob("*.mps*"))
     assert [(folder / "gpu").read_text() for folder in folders] == ["5", "6"]
     with_mps.end()
@@ -450,6 +620,7 @@ def test_a_daemon_that_died_and_a_server_that_was_killed_are_replaced(with_mps: 
     with_mps.environment["CUDA_VISIBLE_DEVICES"] = "5"
 
     def daemon() -> Path:
+        """By the error of a cell that finds no real GPU."""
         assert "CUDA_VISIBLE_DEVICES = 0" in train(with_mps, cells[0]).communicate(timeout=PATIENCE)[1]
         (folder,) = with_mps.address.parent.glob("*.mps*")
         assert (folder / "server").exists()
@@ -491,7 +662,9 @@ def test_idle_workers_do_not_outlive_a_daemon_or_the_failure_of_another_worker(
         failing = train(with_mps, cells[2], "--device", "cpu")
         wait_for(lambda: has_begun(with_mps, failing))
         os.kill(next(worker for worker in idle if holds(worker, failing)), signal.SIGKILL)
-        assert failing.wait(PATIENCE) == 128 + signal.SIGKILL
+        wait_for(lambda: not any(alive(worker) for worker in idle))
+        wait_for(lambda: has_begun(with_mps, failing))  # again
+        failing.kill()
     wait_for(lambda: workers(with_mps) == [daemon])
     daemon, *idle = sorted(leave_two_idle(cells[3]))
     os.kill(daemon, signal.SIGKILL)
@@ -500,6 +673,30 @@ def test_idle_workers_do_not_outlive_a_daemon_or_the_failure_of_another_worker(
     assert last.wait(PATIENCE) == 0, last.stderr
     wait_for(lambda: not any(alive(worker) for worker in idle))
     wait_for(lambda: len(workers(with_mps)) == 2)
+
+
+def test_a_fault_ends_all_workers_on_its_gpu_before_a_cell_begins_there_again(
+    with_mps: Run, cells: list[Path], tmp_path: Path
+) -> None:
+    """Those that share the GPU end with their cells, and the daemon, which lets nobody in meanwhile, is waited for."""
+    with_mps.environment["CUDA_VISIBLE_DEVICES"] = "5"
+    fault = f"open(os.environ['CUDA_MPS_PIPE_DIRECTORY'] + '/fault', 'w'); {FAULT}"
+    with held(cells[0]) as release:
+        neighbour = train(with_mps, cells[0], "--device", "cpu")
+        wait_for(lambda: has_begun(with_mps, neighbour))
+        (sharing,) = (child for child in workers(with_mps) if holds(child, neighbour))
+        (daemon,) = set(workers(with_mps)) - {sharing}
+        client = train(with_mps, cells[1], "--device", "cpu", **mishaps(tmp_path, fault))
+        failed = wait_for(lambda: steps_traced(tmp_path))[0][1]
+        again = wait_for(lambda: set(workers(with_mps)) - {daemon, sharing, failed}).pop()
+        assert alive(sharing)
+        release()
+        assert neighbour.wait(PATIENCE) == 0
+        wait_for(lambda: not alive(sharing))
+    assert steps_traced_by_attempt(tmp_path) == [[1, 2, 3]]
+    next(with_mps.address.parent.glob("*.mps*/fault")).unlink()
+    assert client.wait(PATIENCE) == 0
+    assert sorted(workers(with_mps)) == sorted([daemon, again])
 
 
 def test_a_daemon_that_the_user_runs_is_left_to_the_user(with_mps: Run, cells: list[Path]) -> None:
@@ -583,8 +780,10 @@ def test_ranks_end_with_a_launcher_that_is_killed(with_gpus: Run, cells: list[Pa
     (launcher,) = workers(with_gpus)
     assert sorted(children(launcher)) == sorted(ranks)
     os.kill(launcher, signal.SIGKILL)
-    assert client.wait(PATIENCE) == 128 + signal.SIGKILL
     wait_for(lambda: not any(alive(rank) for rank in ranks))
+    assert client.wait(PATIENCE) == 0
+    steps = [(step, pid in ranks) for _, pid, step, _ in steps_traced(tmp_path)]
+    assert sorted(steps) == sorted(2 * [(step, step <= 3) for step in steps_of(cells[0])])  # from their checkpoint on
 
 
 def test_a_waiting_cell_that_is_asked_to_stop_says_nothing_of_the_server(with_gpus: Run, cells: list[Path]) -> None:
@@ -645,6 +844,40 @@ def test_cells_share_a_gpu_while_their_memory_fits() -> None:
         gpus.take(number, gpus.find(Demand()) or [], Demand())
     assert Counter(gpu for at, _ in gpus.cells.values() for gpu in at) == {"0": SLOTS, "1": SLOTS}
     assert gpus.find(Demand()) is None
+
+
+def test_a_gpu_that_has_failed_is_chosen_last_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    gpus = Gpus({"0": 80_000, "1": 80_000, "2": 80_000})
+    gpus.take(1, ["0"], Demand())
+    gpus.fault(1)
+    gpus.leave(1)
+    gpus.take(2, ["1"], Demand())
+    gpus.take(3, ["2"], Demand(megabytes=70_000))
+    assert gpus.find(Demand()) == ["1"]  # though nobody is on the first
+    assert gpus.find(Demand(megabytes=80_000)) == ["0"]  # for which the others have no room
+    now += 1
+    gpus.fault(2)
+    assert gpus.find(Demand(megabytes=80_000)) == ["0"]
+    assert gpus.find(Demand()) == ["2"]
+    gpus.fault(3)
+    assert gpus.find(Demand()) == ["0"]  # whose fault is the oldest
+    now += PROBATION
+    assert gpus.find(Demand()) == ["0"]
+    gpus.take(4, ["0"], Demand(megabytes=1))
+    gpus.leave(2)
+    assert gpus.find(Demand()) == ["1"]
+    gpus.fault(5)  # it is on none
+
+
+def test_either_gpu_of_a_cell_may_have_failed_it() -> None:
+    gpus = Gpus({"0": None, "1": None, "2": None})
+    gpus.take(1, ["0", "1"], Demand(2))
+    gpus.fault(1)
+    gpus.leave(1)
+    assert gpus.find(Demand()) == ["2"]
+    assert gpus.find(Demand(3)) == ["2", "0", "1"]
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,10 @@ def planned(folder, *arguments):
 
 
 # Python runs this when it starts, in the warm server too: trainers take their time, and note every step. At a step
-# WAIT_AT they wait for a signal; one that comes right after the note is heard, too.
+# WAIT_AT they wait for a signal; one that comes right after the note is heard, too. After the third step each attempt
+# at a cell has the next of the MISHAPS, statements as a JSON list.
 TRACER = """
-import importlib.util, os, signal, socket, sys, time
+import importlib.util, json, os, signal, socket, sys, time
 class Tracer:
     def find_spec(name, path, target=None):
         if name != "sparsedc.train.trainer":
@@ -69,7 +70,12 @@ class Tracer:
                     signal.set_wakeup_fd(tell.fileno())
                 with open(os.environ["TRACE"], "a") as trace:
                     node = os.environ.get("SLURMD_NODENAME")
-                    print(fingerprint(self.spec.content()), os.getpid(), self.step, node, file=trace)
+                    cell = fingerprint(self.spec.content())
+                    print(cell, os.getpid(), self.step, node, file=trace)
+                if self.step == 3 and "MISHAPS" in os.environ:
+                    with open(os.environ["TRACE"]) as trace:
+                        attempt = sum(line.startswith(cell) and line.split()[2] == "3" for line in trace)
+                    exec(dict(enumerate(json.loads(os.environ["MISHAPS"]), 1)).get(attempt, ""))
                 if waits:
                     heard.recv(1)
                     signal.set_wakeup_fd(-1)

@@ -1,4 +1,9 @@
-"""What goes wrong because of an input, said once and in one way: which field, which value, what to do."""
+"""What goes wrong because of an input, said once and in one way: which field, which value, what to do; and what a GPU
+does, which is nobody's input."""
+
+GPU_FAULT = 75  # exit status of what may go well on another GPU, or later: EX_TEMPFAIL of sysexits.h
+# As PyTorch's own calls say it, those of compiled code, and Triton's. Too little memory is said otherwise.
+GPU_FAULTS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]")
 
 
 class InputError(ValueError):
@@ -17,6 +22,11 @@ class InputError(ValueError):
             shown = shown[:197] + "..."
         super().__init__(f"{field} = {shown}: {problem}. {remedy}")
         self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+
+
+def is_gpu_fault(error: BaseException) -> bool:
+    """Has a GPU failed its process, by a fault of its own or of a process that shares it, or has its MPS daemon?"""
+    return isinstance(error, RuntimeError) and any(fault in str(error) for fault in GPU_FAULTS)
 
 
 class SparsedcWarning(UserWarning):

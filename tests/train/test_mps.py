@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def test_a_driver_without_mps_is_no_error(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Daemon.start("0", tmp_path / "mps") is None
     assert not (tmp_path / "mps").exists()
+
+
+def test_after_a_fault_a_daemon_is_waited_for(control: None, tmp_path: Path) -> None:
+    """Until all of its clients have gone, when the stand-in's fault is over."""
+    daemon = Daemon.start("3", tmp_path / "mps")
+    assert daemon is not None
+    fault = tmp_path / "mps" / "fault"
+    fault.touch()
+    end = threading.Timer(0.5, fault.unlink)
+    end.start()
+    daemon.await_recovery()
+    assert not fault.exists()
+    daemon.stop()
+    daemon.await_recovery()  # there is nothing to wait for
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl")

@@ -1,10 +1,11 @@
 """The command line: `sparsedc …`, which the workflow's rules call and a user may call as well.
 
 Commands import what they need when they run, so that none waits for a library of another. Bad input ends with
-one message and exit status 2.
+one message and exit status 2, a fault of a GPU with its traceback and 75.
 """
 
 import sys
+import traceback
 import warnings
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from sparsedc.cli import corpus, evaluate, figures, law, plan, runs, study, train
 from sparsedc.cli.stderr import show_warning
 from sparsedc.driver import end_with_driver
-from sparsedc.errors import InputError
+from sparsedc.errors import GPU_FAULT, InputError, is_gpu_fault
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -27,7 +28,7 @@ for command in (train.train, evaluate.evaluate, plan.plan, figures.figure, figur
 
 
 def main() -> None:
-    """Run the command line; exit status 2 for an input that cannot be used."""
+    """Run the command line; exit status 2 for an input that cannot be used, GPU_FAULT for a GPU that failed."""
     warnings.showwarning = show_warning
     end_with_driver()
     try:
@@ -38,3 +39,8 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if not is_gpu_fault(error):
+            raise
+        traceback.print_exc()
+        sys.exit(GPU_FAULT)

@@ -17,6 +17,7 @@ CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 PATIENCE = 10.0  # seconds for a daemon to get ready, in which its starter does nothing else
 FAREWELL = 2.0  # seconds for one to end
+RECOVERY = 120.0  # seconds after a fault for clients to notice, one of which may be writing a large model's checkpoint
 
 
 @dataclass
@@ -67,6 +68,12 @@ class Daemon:
         """Of clients. For them the GPU is the daemon's first."""
         return {PIPES: str(self.folder), "CUDA_VISIBLE_DEVICES": "0"}
 
+    def await_recovery(self) -> None:
+        """In a client to be: wait while it lets none in, which after a fault it does until all that it had are gone."""
+        end = time.monotonic() + RECOVERY
+        while (left := end - time.monotonic()) > 0 and (state := self._state(left)) and "ACTIVE" not in state:
+            time.sleep(0.1)
+
     def stop(self) -> None:
         """End it, and clients that there still are."""
         self._ask("quit -t 1", FAREWELL)
@@ -81,13 +88,18 @@ class Daemon:
         """Does it start a server? It would do so for its first client, which had to bear a failure."""
         end = time.monotonic() + PATIENCE
         while self.alive and (left := end - time.monotonic()) > 0:
-            servers = self._ask("get_server_list", left).split()
-            if servers and "ACTIVE" in self._ask(f"get_server_status {servers[0]}", left):
+            state = self._state(left)
+            if "ACTIVE" in state:
                 return True
-            if not servers:
+            if not state:
                 self._ask(f"start_server -uid {os.getuid()}", left)
             time.sleep(0.1)
         return False
+
+    def _state(self, seconds: float) -> str:
+        """Its server's, in NVIDIA's words; "" while there is none."""
+        servers = self._ask("get_server_list", seconds).split()
+        return self._ask(f"get_server_status {servers[0]}", seconds) if servers else ""
 
     def _ask(self, command: str, seconds: float) -> str:
         try:

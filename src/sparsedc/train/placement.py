@@ -1,16 +1,18 @@
 """Which of a machine's GPUs a cell gets.
 
 A few cells share a GPU as long as what they are expected to take of its memory fits. A cell of several GPUs has them
-to itself.
+to itself. A GPU that has failed is chosen last for a while: always free, a broken one would be given all that come.
 """
 
 import subprocess
+import time
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 SLOTS = 8  # cells on a GPU at once; with more than five no more tokens a second were seen (docs/log.md)
 ROOM = 0.9  # share of a GPU's memory that cells may take together: each holds a context, too
+PROBATION = 60.0  # seconds for which a GPU that has failed is chosen last
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,22 @@ class Gpus:
     Attributes:
         memory: megabytes by the GPU's name, as CUDA_VISIBLE_DEVICES has it; None where it is not known.
         cells: by their number, where they are and what they asked for.
+        probation: of GPUs that have failed, until when (`time.monotonic`) they are chosen last.
     """
 
     memory: dict[str, int | None]
     cells: dict[int, tuple[list[str], Demand]] = field(default_factory=dict)
+    probation: dict[str, float] = field(default_factory=dict)
 
     def find(self, demand: Demand) -> list[str] | None:
-        """GPUs for a cell, those on which fewest are at work; None where it has to wait.
+        """GPUs for a cell, of those not on probation if they will do, and on which fewest are at work; None where it
+        has to wait.
 
         A cell that asks for more than there are does not get any: `[]`.
         """
         if demand.gpus > len(self.memory):
             return []
-        suitable = sorted((gpu for gpu in self.memory if self._suits(gpu, demand)), key=lambda gpu: len(self._on(gpu)))
+        suitable = sorted((gpu for gpu in self.memory if self._suits(gpu, demand)), key=self._order)
         return suitable[: demand.gpus] if len(suitable) >= demand.gpus else None
 
     def take(self, number: int, gpus: list[str], demand: Demand) -> None:
@@ -67,6 +72,15 @@ class Gpus:
     def leave(self, number: int) -> None:
         """A cell has ended, if it was on a GPU."""
         self.cells.pop(number, None)
+
+    def fault(self, number: int) -> None:
+        """A cell has been failed by its GPU, or by one of them: nobody knows which."""
+        gpus, _ = self.cells.get(number, ([], Demand()))
+        self.probation |= dict.fromkeys(gpus, time.monotonic() + PROBATION)
+
+    def _order(self, gpu: str) -> tuple[float, int]:
+        until = self.probation.get(gpu, 0.0)
+        return until if until > time.monotonic() else 0.0, len(self._on(gpu))
 
     def _on(self, gpu: str) -> list[Demand]:
         return [demand for gpus, demand in self.cells.values() if gpu in gpus]

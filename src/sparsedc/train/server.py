@@ -3,8 +3,9 @@
 Where there are GPUs, a child that has trained a cell stays, with its GPU and what it has compiled for it, and trains
 others: starting CUDA and compiling take longer than a small cell. Each such worker has one GPU (`placement`), and
 shares it through MPS (`sparsedc.train.mps`) where there is one. A cell that fails ends its worker, so that the next
-one meets a fresh GPU. A cell of several GPUs gets a child of its own, and one that finds no place waits, and those
-that come after it, too.
+one meets a fresh GPU; where the GPU has failed it, its client is told so by the exit status (GPU_FAULT), and asks once
+more. A cell of several GPUs gets a child of its own, and one that finds no place waits, and those that come after it,
+too.
 
 The server itself never touches a GPU, which a fork would not survive.
 """
@@ -21,10 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsedc.errors import GPU_FAULT
 from sparsedc.train import mps
 from sparsedc.train.placement import Demand, Gpus, visible_gpus
 from sparsedc.train.stop import end_with_parent
-from sparsedc.train.warm import FORKED_VARIABLE, STREAMS, Job, receive, send
+from sparsedc.train.warm import FORKED_VARIABLE, STREAMS, TAKEN, Job, receive, send
 
 BAD_INPUT = 2  # the command line's exit status for an error that has nothing to do with the GPU
 PATIENCE = 5.0  # seconds for a client to say what it wants
@@ -111,6 +113,8 @@ class Server:
         except (OSError, ValueError):  # it was killed before it had said what it wants
             client.close()
             return
+        with contextlib.suppress(OSError):  # it has gone since, which will be told
+            client.sendall(TAKEN)
         client.settimeout(None)
         self.selector.register(client, selectors.EVENT_READ)
         if self.gpus.memory and job["arguments"][:1] == ["train"]:
@@ -191,7 +195,7 @@ class Server:
             ours.close()
             for stream in cell.streams:  # it gets them through its channel, as those of every job
                 os.close(stream)
-            return _work(environment, theirs)
+            return _work(environment, theirs, self.daemons[gpu])
 
         child = self._fork(work, cell.client)
         theirs.close()
@@ -200,12 +204,10 @@ class Server:
         return child
 
     def _retire(self, gpu: str) -> None:
-        """End a GPU's idle workers, whose next cell would fail with a daemon that has died or seen a fault.
-
-        A daemon recovers from a fault when all its clients have gone.
-        """
-        for child, worker in self.workers.items():
-            if worker.gpu == gpu and child not in self.jobs:
+        """End a GPU's workers, those at work after their cell: the next would fail with a daemon that has died or seen
+        a fault, from which a daemon recovers when all its clients have gone."""
+        for worker in self.workers.values():
+            if worker.gpu == gpu:
                 worker.leaves = True
                 with contextlib.suppress(OSError):
                     worker.channel.shutdown(socket.SHUT_WR)  # it hears that there is no more to do
@@ -271,6 +273,8 @@ class Server:
             if child == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
+            if code == GPU_FAULT:
+                self.gpus.fault(child)
             self._tell(child, code if code >= 0 else 128 - code)  # as a shell tells of a signal
             worker = self.workers.pop(child, None)
             if worker is not None:
@@ -308,7 +312,7 @@ def _do(job: Job, streams: list[int]) -> int:
         sys.stderr.flush()
 
 
-def _work(environment: dict[str, str], channel: socket.socket) -> int:
+def _work(environment: dict[str, str], channel: socket.socket, daemon: mps.Daemon | None) -> int:
     """In a worker: do jobs on the GPU of this environment until one fails, or the server has no more."""
     import torch
 
@@ -318,14 +322,22 @@ def _work(environment: dict[str, str], channel: socket.socket) -> int:
             job, streams = receive(channel)
         except (OSError, ValueError):
             return 0
+        if daemon is not None:  # before the first, whose sender does not wait meanwhile
+            daemon.await_recovery()
+            daemon = None
         job["environment"] |= environment
         code = _do(job, streams)
+        if code == BAD_INPUT and not torch.cuda.is_available():
+            return GPU_FAULT  # there was a GPU, so that a cell which says that none is found is not wrong
         if code:
             return code
         for number in STREAMS:
             os.dup2(nothing, number)
         gc.collect()  # models and their hooks hold each other
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError:  # of a process that shares the GPU; who asks again hears that the cell is done
+            return GPU_FAULT
         channel.sendall(b".")
 
 

@@ -5,6 +5,10 @@ command line to a server that has imported them (`sparsedc.train.server`); the s
 caller's standard streams, working directory and environment, and returns its exit status. The child is asked to stop
 (SIGTERM) when the client is, or has gone.
 
+A job that is lost through no fault of its own is done once more: its process was killed, with too little memory say, or
+its GPU failed, often by a fault of a cell that shared it, or the server died. A cell goes on from its checkpoint then,
+when the process that had it, if it still lives, has ended (`sparsedc.train.lock`).
+
 The server belongs to one Snakemake run, named by the environment variable SPARSEDC_RUN ("pid start-time", set
 by the Snakefile), and ends with it, so that it never outlives an edit of the code. Without that variable, and on
 any trouble before a job has begun, commands run in the calling process as usual. This module imports no torch: the
@@ -25,12 +29,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TypedDict
 
+from sparsedc.errors import GPU_FAULT
 from sparsedc.train.launch import launched
+from sparsedc.train.stop import SIGNALS
 
 RUN_VARIABLE = "SPARSEDC_RUN"
 FORKED_VARIABLE = "SPARSEDC_FORKED"  # set in the server's children, which do the work themselves
 SERVER = "sparsedc.train.server"
 STREAMS = (0, 1, 2)
+TAKEN = b"+"  # what the server says at once of a job that it has read
 
 
 class Job(TypedDict):
@@ -42,7 +49,7 @@ class Job(TypedDict):
 
 
 def run_warm(arguments: list[str]) -> int | None:
-    """Run `sparsedc ARGUMENTS` in a child of the warm server.
+    """Run `sparsedc ARGUMENTS` in a child of the warm server, and once more where that is lost.
 
     Returns:
         the exit status, or None where there is no Snakemake run or no server could be reached: the caller then
@@ -51,38 +58,92 @@ def run_warm(arguments: list[str]) -> int | None:
     run = os.environ.get(RUN_VARIABLE)
     if run is None or FORKED_VARIABLE in os.environ or launched():
         return None
+    job: Job = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
     try:
-        connection = _connect(run)
+        connection = _hand_over(job, run)
     except OSError:
         return None
-    job: Job = {"arguments": arguments, "directory": os.getcwd(), "environment": dict(os.environ)}
-    with connection:
+    stop = _Stop(connection)
+    status = _outcome(connection)
+    if (why := _lost(status)) and not stop.asked:
+        name = " ".join(arguments[:2])
+        print(f"{name}: {why}; it begins again, from its last checkpoint if there is one", file=sys.stderr)
         try:
-            send(connection, job, list(STREAMS))
+            connection = _hand_over(job, run)
         except OSError:
-            return None
-        _pass_on_signals(connection)
+            status = None
+        else:
+            stop.follow(connection)
+            status = _outcome(connection)
+    if status is None:
+        print("error: the trainer's server died; run snakemake again", file=sys.stderr)
+        return 1
+    return status
+
+
+class _Stop:
+    """Once this process is asked to stop, the server is told to ask the job, whose end is waited for all the same: with
+    this process a scheduler may end all others. A second Ctrl-C ends it.
+
+    Attributes:
+        asked: it has been.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.asked, self.connection = False, connection
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def follow(self, connection: socket.socket) -> None:
+        """This is now the job's connection."""
+        self.connection = connection
+        if self.asked:  # meanwhile
+            self._pass_on()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.asked = True
+        self._pass_on()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+
+
+def _hand_over(job: Job, run: str) -> socket.socket:
+    """The connection by which the run's server, which has a job now, tells its exit status.
+
+    Raises:
+        OSError: no server could be reached.
+    """
+    for _ in range(2):  # the first may be a server that is dying, which still lets others connect
+        connection = _connect(run)
+        with contextlib.suppress(OSError):
+            send(connection, job, list(STREAMS))
+            if connection.recv(len(TAKEN)):
+                return connection
+        connection.close()
+    raise ConnectionError("the trainer's server died before it had taken a job")
+
+
+def _outcome(connection: socket.socket) -> int | None:
+    """A job's exit status, when it has ended; None where the server has died."""
+    with connection:
         try:
             status = connection.makefile("rb").readline()
         except OSError:
-            status = b""
-    if not status:
-        print("error: the trainer's server died; run snakemake again", file=sys.stderr)
-        return 1
-    return int(status)
+            return None
+    return int(status) if status else None
 
 
-def _pass_on_signals(connection: socket.socket) -> None:
-    """When this process is asked to stop, have the server ask the job, and wait for its end all the same: with this
-    process a scheduler may end all others. A second Ctrl-C ends it."""
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+def _lost(status: int | None) -> str | None:
+    """How a job was lost that may well succeed; None of one that has, or has failed, or was asked to stop."""
+    if status is None:
+        return "the trainer's server died"
+    if status == GPU_FAULT:
+        return "its GPU failed"
+    number = status - 128  # as a shell tells of a signal
+    return f"it was killed (signal {number})" if number in signal.valid_signals() - set(SIGNALS) else None
 
 
 def send(connection: socket.socket, job: Job, streams: list[int]) -> None:
