@@ -80,6 +80,8 @@ def grid(folder: Path, gpus: int, at_once: int, cards: list[str], kills: bool) -
     code = running.wait()
     seconds = time.time() - begin
     done = [json.loads(path.read_text()) for path in cells.glob("*/metrics.json")]
+    if not done:
+        raise RuntimeError((folder / "said.txt").read_text()[-3000:])
     spans = [(one["finished"] - one["row"]["seconds"], one["finished"], one["gpu"]) for one in done]
     ends = sorted(end for _, end, _ in spans)
     attempts = [path.read_text() for path in (folder / "results" / "grid" / "logs" / "attempts").glob("*.log")]
