@@ -66,20 +66,21 @@ def main(
             number = int(way.removesuffix("k"))
             here = folder / way
             shutil.copytree(begun, here)
-            print(json.dumps(grid(here, number, at_once, cards[:number], kills=way.endswith("k"))), flush=True)
+            cells = 2 * len(sizes.split(",")) * seeds
+            print(json.dumps(grid(here, cells, number, at_once, cards[:number], way.endswith("k"))), flush=True)
 
 
-def grid(folder: Path, gpus: int, at_once: int, cards: list[str], kills: bool) -> dict[str, Any]:
-    """Train all cells in a folder, and tell how it went."""
-    cells = folder / "results" / "grid" / "cells"
+def grid(folder: Path, cells: int, gpus: int, at_once: int, cards: list[str], kills: bool) -> dict[str, Any]:
+    """Train so many cells in a folder, and tell how it went."""
+    finished = folder / "results" / "grid" / "cells"
     begin = time.time()
     running = snakemake(folder, gpus * at_once, cards, "--until", "train")
     killed: list[str] = []
     if kills:
-        Thread(target=kill, args=(running, cells, folder, killed), daemon=True).start()
+        Thread(target=kill, args=(running, finished, cells, killed), daemon=True).start()
     code = running.wait()
     seconds = time.time() - begin
-    done = [json.loads(path.read_text()) for path in cells.glob("*/metrics.json")]
+    done = [json.loads(path.read_text()) for path in finished.glob("*/metrics.json")]
     if not done:
         raise RuntimeError((folder / "said.txt").read_text()[-3000:])
     spans = [(one["finished"] - one["row"]["seconds"], one["finished"], one["gpu"]) for one in done]
@@ -87,7 +88,7 @@ def grid(folder: Path, gpus: int, at_once: int, cards: list[str], kills: bool) -
     attempts = [path.read_text() for path in (folder / "results" / "grid" / "logs" / "attempts").glob("*.log")]
     said = Counter(line for text in attempts for line in re.findall(r"^.*(?:again|error:).*$", text, re.MULTILINE))
     return {
-        "gpus": gpus, "at_once": at_once, "device": done[0]["row"]["device"], "cells": len(cells_of(folder)),
+        "gpus": gpus, "at_once": at_once, "device": done[0]["row"]["device"], "cells": cells,
         "done": len(done), "exit_status": code, "killed": killed, "said": said.most_common(8),
         "seconds": round(seconds, 1), "cells_an_hour": round(len(done) / seconds * 3600),
         "first_after": round(ends[0] - begin, 1), "last_after": round(ends[-1] - begin, 1),
@@ -96,10 +97,6 @@ def grid(folder: Path, gpus: int, at_once: int, cards: list[str], kills: bool) -
         "cells_by_gpu": Counter(gpu for _, _, gpu in spans),
         "most_at_once": {gpu: most([span[:2] for span in spans if span[2] == gpu]) for gpu in {s[2] for s in spans}},
     }  # fmt: skip
-
-
-def cells_of(folder: Path) -> list[Path]:
-    return list((folder / "results" / "grid" / "specs").glob("*.json"))
 
 
 def most(spans: list[tuple[float, float]]) -> int:
@@ -120,10 +117,10 @@ def snakemake(folder: Path, cores: int, cards: list[str] | None, *arguments: str
         )  # fmt: skip
 
 
-def kill(running: "subprocess.Popen[bytes]", cells: Path, folder: Path, killed: list[str]) -> None:
+def kill(running: "subprocess.Popen[bytes]", finished: Path, cells: int, killed: list[str]) -> None:
     """Kill a worker of the run's server after a third of the cells, and an MPS server after two thirds."""
     for share, find in ((1 / 3, workers), (2 / 3, mps_servers)):
-        while len(list(cells.glob("*/metrics.json"))) < share * len(cells_of(folder)):
+        while len(list(finished.glob("*/metrics.json"))) < share * cells:
             if running.poll() is not None:
                 return
             time.sleep(0.1)

@@ -80,7 +80,7 @@ def main(
 
                 def train(cell: str) -> None:
                     command = [sys.executable, "-c", "from sparsedc.cli import main; main()", "train"]
-                    command += [folder / "specs" / f"{cell}.json", folder / "out" / way / cell / "metrics.json"]
+                    command += [f"{folder}/specs/{cell}.json", f"{folder}/out/{way}/{cell}/metrics.json"]
                     trained = subprocess.run(
                         [*command, "--tokens", folder / "tokens", "--work", folder / "work" / way / cell],
                         env=environment | variables, stderr=subprocess.PIPE, text=True,
