@@ -141,7 +141,12 @@ def test_resumed_cell_equals_an_uninterrupted_one(train, cell, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
         f"checkpoint-{step:09d}.safetensors" for step in (stop - 1, stop)
     ]
-    assert numbers(train(spec)) == numbers(whole)
+    resumed = train(spec)
+    assert numbers(resumed) == numbers(whole)
+    assert [point["step"] for point in resumed["pace"]] == list(range(stop + 1, 33))  # of this attempt
+    seconds = [point["seconds"] for point in resumed["pace"]]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == resumed["row"]["seconds"]
 
 
 @pytest.mark.parametrize("method", CELLS)

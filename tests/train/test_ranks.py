@@ -139,6 +139,24 @@ engine.SparseEngine._take = short
     assert together_["row"]["val_loss"] == pytest.approx(alone["row"]["val_loss"], rel=1e-4)
 
 
+def test_ranks_whose_masks_differ_break_off(run, make_spec):
+    program = f"""
+import os
+from sparsedc.sparsity import engine
+draws = engine.SparseEngine._draws
+def other(self, purpose, step, counts, device):
+    if purpose == "grow" and step == 12 and os.environ["RANK"] == "1":
+        purpose = "made up"
+    return draws(self, purpose, step, counts, device)
+engine.SparseEngine._draws = other
+{TRAIN}
+"""
+    ended, metrics = run(make_spec(method="set", density=0.25, topology_interval=4), 2, program)
+    assert metrics is None
+    assert ended.returncode != 0
+    assert "ranks differ in masks" in ended.stderr
+
+
 def test_a_checkpoint_of_two_ranks_is_resumed_by_one(run, run_alone, make_spec, tmp_path):
     spec = make_spec(method="set", density=0.25)
     ended, metrics = run(spec, 2, INTERRUPTED)
