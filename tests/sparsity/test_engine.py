@@ -463,7 +463,7 @@ def test_candidates_do_not_outlive_their_update(name: str) -> None:
     run = Run(name)
     for step in range(1, UPDATES[0] + 1):
         run.step(step)
-    assert run.engine._candidates == [None] * len(run.engine.layers)
+    assert run.engine.growth.candidates == [None] * len(run.engine.layers)
 
 
 @pytest.mark.parametrize(
@@ -837,10 +837,10 @@ def test_nothing_is_remembered_after_the_last_update(name: str) -> None:
     last = SCHEDULE.update_steps[-1]
     for step in range(1, last):
         run.step(step)
-    assert all(run.engine.memories) == (name in ("momentum", "rigl-acc"))
+    assert all(run.engine.growth.memories) == (name in ("momentum", "rigl-acc"))
     held = run.engine.persistent_bytes()
     run.step(last)
     run.step(last + 1)
-    assert not any(run.engine.memories)
+    assert not any(run.engine.growth.memories)
     if name == "momentum":
         assert run.engine.persistent_bytes() == held - 4 * sum(weight.numel() for weight in run.weights.values())

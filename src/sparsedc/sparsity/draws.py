@@ -29,6 +29,11 @@ class Draws:
     streams: dict[str, int]
     device: torch.device
 
+    @classmethod
+    def of(cls, seed: int, purpose: str, step: int, counts: dict[str, int], device: torch.device) -> "Draws":
+        """A stream of its own for each purpose, step and layer, so that no draw shifts another; counts by layer."""
+        return cls({f"{seed}/{purpose}/{step}/{layer}": count for layer, count in counts.items()}, device)
+
     def uniform(self) -> Tensor:
         """Numbers in (0, 1), float64."""
         keys = [int.from_bytes(sha256(name.encode()).digest()[:8], "little") for name in self.streams]

@@ -14,7 +14,6 @@ or the rank.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -27,23 +26,15 @@ from torch import Tensor
 from sparsedc.errors import InputError
 from sparsedc.optim import Newborn, SparseAdamW, UpdateSizes
 from sparsedc.sparsity.draws import Draws
+from sparsedc.sparsity.growth import Growth
 from sparsedc.sparsity.history import History, TopologyUpdate, host_bits
 from sparsedc.sparsity.layer import Blocks, SparseLayer, activate, masks
-from sparsedc.sparsity.methods import Dropping, Growing, Memory, Method
+from sparsedc.sparsity.methods import Dropping, Method
 from sparsedc.sparsity.schedule import TopologySchedule
 from sparsedc.sparsity.stretches import Stretches, places
 
 TOGETHER = 2**28  # maskable weights up to which a step takes all layers at once
 UPDATED_AT_ONCE = 2**26  # weights of layers that an update takes in one go: bounds the memory of its results
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The inactive blocks that may be grown, and how active ones would score if they were dropped."""
-
-    ids: Tensor  # of the highest scored inactive blocks, best first
-    scores: Tensor
-    active: Tensor | None  # scores of the active blocks; None where none is taken back
 
 
 class SparseEngine:
@@ -111,22 +102,19 @@ class SparseEngine:
             blocks = Blocks(weight.shape[0], weight.shape[1], block)
             if not 1 <= first[name] <= blocks.count:
                 raise InputError(f"counts.{name}", first[name], f"not in 1 … {blocks.count}", "Use layer_counts.")
-            scores = self._draws("init", 0, {name: blocks.count}, weight.device).uniform()
+            scores = Draws.of(seed, "init", 0, {name: blocks.count}, weight.device).uniform()
             ids = Stretches([blocks.count], weight.device).highest(scores, [first[name]]).sort().values
             self.layers.append(SparseLayer.masked(name, weight, block, ids))
-        self.memories: list[Memory] = [{} for _ in self.layers]
-        self._candidates: list[_Candidates | None] = [None for _ in self.layers]
+        self.growth = Growth(self.layers, method, schedule, seed, counts)
         self.together = together
         self._ids: Tensor | None = None  # of active blocks, counted through all layers
         self._weights: Tensor | None = None  # of all layers, [blocks, area], of which theirs are parts
         self.dense: list[Tensor | None] = [None for _ in self.layers]
         self._parts = 1
-        self._observed: set[int] = set()  # layers at whose gradient of this step the method has looked
         self._taken = [0 for _ in self.layers]  # gradients of this step that have come
         self._sums: list[Tensor | None] = [None for _ in self.layers]  # of active gradients, while parts come
         self._step = 0
         self.looking = self._finished = False
-        self._next_update: int | None = None
         self.layout = 0
         self.history = History(self.layers)
         self._places = self._slices()
@@ -171,11 +159,10 @@ class SparseEngine:
                 if layer.weight.data_ptr() != place:
                     raise RuntimeError(f"{layer.name} has left the memory that layers share; change weights in place")
                 place += layer.weight.nbytes
-        if step != self._step:
-            self._observed.clear()
         self._parts, self._taken = parts, [0 for _ in self.layers]
         self.dense, self._sums = [None for _ in self.layers], [None for _ in self.layers]
-        self._step, self._next_update, self.looking = step, self._update_from(step), self.looks_at(step)
+        self._step, self.looking = step, self.looks_at(step)
+        self.growth.begin(step, self._update_from(step))
         self._finished = False
 
     @torch.no_grad()
@@ -212,13 +199,13 @@ class SparseEngine:
         """At an update step, drop and grow blocks in each layer; otherwise there is nothing but to look."""
         if self.optimizer is None:
             return None
-        if self.looking and self.together:
+        if self.looking and self.together and self.method.window != 1:
             for number in range(len(self.layers)):
                 self._look(number)
         if not self.updates_at(self._step):
             return None
         targets, before = self._counts(self._step), self.active
-        births = sum(self._births(layer, self._step) * layer.blocks.area for layer in self.layers)
+        births = sum(self.growth.births(layer, self._step) * layer.blocks.area for layer in self.layers)
         for layer in self.layers:
             if targets[layer.name] > layer.active:
                 raise InputError(
@@ -237,11 +224,9 @@ class SparseEngine:
             self._ids = None if self._ids is None else self._ids[:end].clone()
             self.layout += 1
         self.check()
-        if self.method.window is not None or self._update_from(self._step + 1) is None:
-            for memory in self.memories:
-                memory.clear()  # the next window starts anew, or no later update will ask
+        self.growth.end(last=self._update_from(self._step + 1) is None)
         dropped = before - self.active + births
-        self._candidates, self.dense = [None for _ in self.layers], [None for _ in self.layers]
+        self.dense = [None for _ in self.layers]
         return self.history.record(self._step, dropped / before, torch.cat(replaced).tolist(), ages)
 
     @torch.no_grad()
@@ -285,7 +270,7 @@ class SparseEngine:
         gradients, kept ids and memories."""
         tensors = [tensor for layer in self.layers for tensor in (layer.weight, layer.bits)]
         tensors += [self._ids] if self._ids is not None else []
-        tensors += [tensor for memory in self.memories for tensor in memory.values()]
+        tensors += [tensor for memory in self.growth.memories for tensor in memory.values()]
         if self.optimizer is not None:
             tensors += [getattr(self.optimizer, key) for key in (*SparseAdamW.STATE, "gradient")]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -295,7 +280,7 @@ class SparseEngine:
         return {
             "masks": {layer.name: layer.bits.cpu() for layer in self.layers},
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-            "memories": {layer.name: memory for layer, memory in zip(self.layers, self.memories, strict=True)},
+            "memories": {layer.name: memory for layer, memory in zip(self.layers, self.growth.memories, strict=True)},
             "history": self.history.state_dict(),
         }
 
@@ -323,7 +308,8 @@ class SparseEngine:
                 )  # fmt: skip
             layer.load_bits(bits[layer.name])
             device = layer.weight.device
-            self.memories[number] = {k: v.to(device, copy=True) for k, v in state["memories"][layer.name].items()}
+            memory = state["memories"][layer.name]
+            self.growth.memories[number] = {key: tensor.to(device, copy=True) for key, tensor in memory.items()}
         self._places = self._slices()
         self.layout += 1
         if self._ids is not None:
@@ -370,13 +356,6 @@ class SparseEngine:
         updates = self.schedule.update_steps
         place = bisect_left(updates, step)
         return updates[place] if place < len(updates) else None
-
-    def _births(self, layer: SparseLayer, step: int) -> int:
-        """How many blocks the update at `step` grows in a layer."""
-        if not isinstance(self.method, Growing):
-            return 0
-        fraction, target = self.schedule.drop_fraction_at(step), self._counts(step)[layer.name]
-        return self.method.births(fraction, layer.blocks.count, layer.active, target)
 
     def _batches(self) -> list[range]:
         """Numbers of layers that follow one another and are updated together."""
@@ -447,31 +426,11 @@ class SparseEngine:
         return part if self._parts == 1 else part.float()
 
     def _look(self, number: int) -> None:
-        """Let the method look at a layer's dense gradient, and forget it unless it is to be scored with others'."""
-        layer, gradient = self.layers[number], self.dense[number]
-        assert isinstance(self.method, Growing)
-        assert gradient is not None
-        assert self._next_update is not None
-        if self.method.window == 1 and self.together:
-            return
-        blocks, births = layer.blocks.split(gradient), self._births(layer, self._next_update)
-        inactive = layer.inactive_ids()
-        if self.method.window != 1 and number not in self._observed:
-            self._observed.add(number)
-            self.method.observe(self.memories[number], blocks, inactive, births)
-        if self._next_update == self._step:
-            self._candidates[number] = self._rank(number, blocks, inactive, births)
+        """Let the method look at a layer's dense gradient, and forget that."""
+        dense = self.dense[number]
+        assert dense is not None
+        self.growth.look(number, dense)
         self.dense[number] = None
-
-    def _rank(self, number: int, gradient: Tensor, inactive: Tensor, births: int) -> _Candidates:
-        """Score a layer's blocks for growth, and keep what an update may choose from."""
-        layer = self.layers[number]
-        assert isinstance(self.method, Growing)
-        draws = self._draws("grow", self._step, {layer.name: layer.blocks.count}, gradient.device)
-        scores = self.method.grow_scores(layer.blocks.count, gradient, self.memories[number], draws)
-        among = scores[inactive]
-        best = Stretches([len(inactive)], among.device).highest(among, [min(births, len(inactive))])
-        return _Candidates(inactive[best], among[best], scores[layer.ids()] if self.method.takes_back else None)
 
     def _move(self, numbers: range, start: int, targets: list[int]) -> Tensor:
         """Drop and grow in some layers until `targets` blocks are active, and move their state to `start`, which is not
@@ -484,15 +443,16 @@ class SparseEngine:
         assert optimizer is not None
         assert isinstance(self.method, Dropping)
         device = optimizer.master.device
-        births = [self._births(layer, self._step) for layer in layers]
+        births = [self.growth.births(layer, self._step) for layer in layers]
         active = Stretches([layer.active for layer in layers], device)
         drops = [now - target + new for now, target, new in zip(active.sizes, targets, births, strict=True)]
         mask = masks(layers)
         ids = places(mask, active.total)
 
-        draws = self._draws("drop", self._step, {layer.name: layer.active for layer in layers}, device)
+        draws = Draws.of(self.seed, "drop", self._step, {layer.name: layer.active for layer in layers}, device)
         dropped = active.highest(-self.method.drop_scores(optimizer.master[here], draws), drops)
-        born = self._choose(numbers, mask, ids[dropped], dropped, drops, births)
+        dense = [gradient for number in numbers if (gradient := self.dense[number]) is not None]
+        born = self.growth.choose(numbers, mask, ids[dropped], dropped, drops, births, dense)
         survives = torch.ones(active.total, dtype=torch.bool, device=device)
         survives[dropped] = False
         kept = places(survives, active.total - sum(drops))
@@ -514,50 +474,6 @@ class SparseEngine:
             before = sum(layer.blocks.count for layer in self.layers[: numbers.start])
             self._ids[start : start + len(after)] = after + before
         return Stretches(births, device).count(~mask[born])
-
-    def _choose(
-        self, numbers: range, mask: Tensor, dropped_ids: Tensor, dropped: Tensor, drops: list[int], births: list[int]
-    ) -> Tensor:
-        """Ids of the blocks that an update grows in some layers; `dropped` are places among their active blocks."""
-        layers, device = [self.layers[number] for number in numbers], mask.device
-        if not any(births):
-            return dropped_ids[:0]
-        assert isinstance(self.method, Growing)
-        taken_back = drops if self.method.takes_back else [0] * len(layers)
-        blocks = Stretches([layer.blocks.count for layer in layers], device)
-        kept = [
-            layer.blocks.split(g)
-            for layer, g in zip(layers, self.dense[numbers.start : numbers.stop], strict=True)
-            if g is not None
-        ]
-        if self.method.window == 0 or kept:
-            draws = self._draws("grow", self._step, {layer.name: layer.blocks.count for layer in layers}, device)
-            scores = self.method.grow_scores(blocks.total, torch.cat(kept) if kept else None, {}, draws)
-            eligible = ~mask
-            if self.method.takes_back:
-                eligible[dropped_ids] = True
-            sizes = [layer.blocks.count - layer.active for layer in layers]
-            among = places(eligible, sum(sizes) + sum(taken_back))
-            scores = scores[among]
-        else:
-            found = [c for number in numbers if (c := self._candidates[number]) is not None]
-            sizes = [len(candidate.ids) for candidate in found]
-            starts = blocks.starts[Stretches(sizes, device).number]
-            among, scores = (
-                torch.cat([candidate.ids for candidate in found]) + starts,
-                torch.cat([c.scores for c in found]),
-            )
-            if self.method.takes_back:
-                among = torch.cat([among, dropped_ids])
-                scores = torch.cat([scores, torch.cat([c.active for c in found if c.active is not None])[dropped]])
-            among, order = among.sort()
-            scores = scores[order]
-        eligible_of = Stretches([size + back for size, back in zip(sizes, taken_back, strict=True)], device)
-        return among[eligible_of.highest(scores, births)]
-
-    def _draws(self, purpose: str, step: int, counts: dict[str, int], device: torch.device) -> Draws:
-        """A stream of its own for each purpose, step and layer: no draw shifts another."""
-        return Draws({f"{self.seed}/{purpose}/{step}/{name}": count for name, count in counts.items()}, device)
 
 
 def _taker(engine: "ref[SparseEngine]", number: int, weight: Tensor) -> None:
