@@ -240,6 +240,22 @@ def test_checking_a_study_of_any_method_imports_no_torch(study_file: Path) -> No
     assert ended.stdout == "False\n"
 
 
+@pytest.mark.parametrize("content", [None, "{"])
+def test_what_is_no_spec_is_refused_without_waiting_for_torch(content: str | None, tmp_path: Path) -> None:
+    spec = tmp_path / "cell.json"
+    if content is not None:
+        spec.write_text(content)
+    program = (
+        "import sys; from sparsedc.cli import main\n"
+        f"sys.argv = ['sparsedc', 'train', {str(spec)!r}, 'metrics.json']\n"
+        "try: main()\n"
+        "except SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == "2 False\n"
+    assert ended.stderr.startswith(f"error: spec = {spec}: ")
+
+
 def test_every_dependency_has_its_reason() -> None:
     repository = Path(__file__).parents[1]
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
