@@ -56,6 +56,14 @@ def test_check_counts_roles(
     assert capsys.readouterr().out == f"{study_file}: 5 cells (4 fit, 1 extrapolation)\n"
 
 
+def test_a_study_of_published_constants_has_no_cells_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Path(__file__).parents[1] / "studies" / "published.yaml"
+    assert run("study", "check", study, "--runs", tmp_path / "none.csv", monkeypatch=monkeypatch) == 0  # as `make law`
+    assert capsys.readouterr().out == f"{study}: the published law, no cells\n"
+
+
 def test_show_as_json_and_as_text(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
