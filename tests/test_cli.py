@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from measured import noisy, table
 from measured import run as measured
-from sparsedc.cli import main
+from sparsedc.cli import app, main
 from sparsedc.contrasts import read_contrasts
 from sparsedc.errors import InputError
 from sparsedc.runs import read_runs, write_runs
@@ -262,6 +263,16 @@ def test_what_is_no_spec_is_refused_without_waiting_for_torch(content: str | Non
     ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout == "2 False\n"
     assert ended.stderr.startswith(f"error: spec = {spec}: ")
+
+
+def test_every_argument_and_option_has_its_help() -> None:
+    def silent(command: Any, name: str) -> list[str]:
+        own = [f"{name} {each.name}" for each in command.params if not getattr(each, "help", None)]
+        return own + [
+            each for sub, inner in getattr(command, "commands", {}).items() for each in silent(inner, f"{name} {sub}")
+        ]
+
+    assert silent(get_command(app), "sparsedc") == []
 
 
 def test_every_dependency_has_its_reason() -> None:
