@@ -166,6 +166,7 @@ def test_predict_refuses_what_is_no_run(changes: dict[str, str], message: str, s
         (["--columns", GEMSTONES, "--params", "body"], "params = body: needs the column params_embedding"),
         (["--columns", GEMSTONES, "--delta", "0"], "delta = 0: is not a number above 0"),
         (["--columns", GEMSTONES, "--starts", "0"], "starts = 0: "),
+        (["--columns", GEMSTONES, "--bootstrap", "1"], "bootstrap = 1: must be 0, or at least 2"),
         (["--columns", GEMSTONES, "--fix", "alpha"], "fix = alpha: "),
         (["--columns", GEMSTONES, "--fix", "alpha=x"], "fix alpha = x: is not a number"),
         (["--columns", GEMSTONES, "--fix", "gamma=1"], "fixed = ['gamma']: "),
@@ -179,6 +180,11 @@ def test_fit_refuses(options: list[str], message: str, sparsedc: Sparsedc, tmp_p
     form = [] if "--form" in options else ["--form", "chinchilla"]
     assert message in sparsedc.refuses("law", "fit", table, *form, *options, "--out", tmp_path / "f.json")
     assert not (tmp_path / "f.json").exists()
+
+
+def test_compare_refuses_a_bootstrap_before_it_fits(sparsedc: Sparsedc) -> None:
+    given = ["law", "compare", DATA / "gemstones_hot.csv", "--columns", GEMSTONES]
+    assert "bootstrap = -1: must be 0, or at least 2" in sparsedc.refuses(*given, "--bootstrap", -1)
 
 
 def test_a_fit_file_of_another_version(sparsedc: Sparsedc, tmp_path: Path) -> None:

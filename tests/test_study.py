@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["law = published: trains nothing", "corpus, grid, sequence_length, tokenizer, training would have no effect"],
     ),
     "no such published law": (config(law="chinchilla"), ["law", "chinchilla"]),
+    "one bootstrap refit": (config(law={"bootstrap": 1}), ["law.bootstrap = 1", "0, or at least 2"]),
     "negative bootstrap": (config(law={"bootstrap": -1}), ["law.bootstrap", "-1", "greater than or equal to 0"]),
     "more budgets than a figure has room for": (
         config(figures={"unique_tokens": [1, 2, 3, 4]}),

@@ -51,12 +51,13 @@ def fit(
 
     from sparsedc.law.bootstrap import bootstrap as resample
     from sparsedc.law.fitting import finished, fit_finished
-    from sparsedc.law.options import parse_columns, parse_likelihood, parse_values
+    from sparsedc.law.options import check_bootstrap, parse_columns, parse_likelihood, parse_values
     from sparsedc.law.profile import profile as profile_of
     from sparsedc.law.render import render_fit
     from sparsedc.law.select import warn_of_mixtures
     from sparsedc.law.table import read_table
 
+    check_bootstrap(bootstrap)
     how = parse_likelihood(likelihood, delta, residuals)
     fixed = parse_values(fix) if fix else None
     runs = read_table(table, parse_columns(columns) if columns else None)
@@ -106,11 +107,12 @@ def compare(
 ) -> None:
     """Fit several forms, choose one by AICc, and test all on runs that they were not fitted to."""
     from sparsedc.law.forms import COMPARED
-    from sparsedc.law.options import parse_columns, parse_likelihood
+    from sparsedc.law.options import check_bootstrap, parse_columns, parse_likelihood
     from sparsedc.law.render import render_comparison
     from sparsedc.law.select import save_selection, select_law
     from sparsedc.law.table import read_table
 
+    check_bootstrap(bootstrap)
     likelihood = parse_likelihood("huber", delta)
     runs = read_table(table, parse_columns(columns) if columns else None)
     selection = select_law(
