@@ -94,8 +94,9 @@ def test_show_takes_its_speed_from_one_source(
     both = ("--measured", table, "--tflops", 50)
     assert run("study", "show", study_file, *both, monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == "error: tflops = 50.0: --measured says it already. Give one of the two.\n"
-    assert run("study", "show", study_file, "--tflops", -1, monkeypatch=monkeypatch) == 2
-    assert "error: tflops = -1.0: is not above 0. " in capsys.readouterr().err
+    for wrong in ("-1.0", "inf", "nan"):
+        assert run("study", "show", study_file, "--tflops", wrong, monkeypatch=monkeypatch) == 2
+        assert f"error: tflops = {wrong}: is not a number above 0. " in capsys.readouterr().err
 
 
 def test_specs_are_what_the_trainer_reads(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +206,14 @@ def test_contrast_names_what_is_wrong(
         assert err.startswith(f"error: {message}")
         assert err.count("\n") == 1
         assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert run("study", "index", study_file, tmp_path / "folder", monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'folder'}: Is a directory\n"
 
 
 def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
