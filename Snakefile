@@ -5,7 +5,7 @@
 #   snakemake --cores all --configfile studies/x.yaml --config from_table=true
 #                                                           from its runs.csv on: nothing is trained, no text needed
 #
-# A study of published constants has no cells: it begins with the law.
+# A study of published constants has no cells: it begins with the law, from a table or not.
 #
 # Rules are thin: `sparsedc` commands do the work. Whatever a cell's numbers depend on stands in its spec, whose hash
 # is part of the cell's path; so a changed hyperparameter trains that cell anew and no other. What a command says
@@ -40,17 +40,17 @@ if not workflow.overwrite_configfiles:
 FROM_TABLE = str(config.pop("from_table", False)).lower()  # said of a run, and so no key of a study
 if FROM_TABLE not in ("true", "false"):
     raise WorkflowError(f"from_table = {FROM_TABLE}: must be true or false. Correct it.")
-FROM_TABLE = FROM_TABLE == "true"
 
 try:
     STUDY = load_study(config)
+    PUBLISHED = STUDY.config.law.published
+    FROM_TABLE = FROM_TABLE == "true" and not PUBLISHED  # which has its table from constants, as its law
     TEXT = [] if FROM_TABLE else watched_files(STUDY.config.corpus)
     VERSIONS = watched_versions(STUDY.config.corpus)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY.name}"
-PUBLISHED = STUDY.config.law.published
 KEPT = [name for name, cell in STUDY.cells.items() if cell.keeps_model and not FROM_TABLE]
 DRAWN = drawn(cell.spec for cell in STUDY.cells.values())
 TABLE = None  # by its content, as one that was copied here may be older than what was made of another

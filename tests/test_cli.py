@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from measured import noisy, table
 from measured import run as measured
-from sparsedc.cli import main
+from sparsedc.cli import app, main
 from sparsedc.contrasts import read_contrasts
 from sparsedc.errors import InputError
 from sparsedc.runs import read_runs, write_runs
@@ -56,6 +57,14 @@ def test_check_counts_roles(
     assert capsys.readouterr().out == f"{study_file}: 5 cells (4 fit, 1 extrapolation)\n"
 
 
+def test_a_study_of_published_constants_has_no_cells_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Path(__file__).parents[1] / "studies" / "published.yaml"
+    assert run("study", "check", study, "--runs", tmp_path / "none.csv", monkeypatch=monkeypatch) == 0  # as `make law`
+    assert capsys.readouterr().out == f"{study}: the published law, no cells\n"
+
+
 def test_show_as_json_and_as_text(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,8 +94,9 @@ def test_show_takes_its_speed_from_one_source(
     both = ("--measured", table, "--tflops", 50)
     assert run("study", "show", study_file, *both, monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == "error: tflops = 50.0: --measured says it already. Give one of the two.\n"
-    assert run("study", "show", study_file, "--tflops", -1, monkeypatch=monkeypatch) == 2
-    assert "error: tflops = -1.0: is not above 0. " in capsys.readouterr().err
+    for wrong in ("-1.0", "inf", "nan"):
+        assert run("study", "show", study_file, "--tflops", wrong, monkeypatch=monkeypatch) == 2
+        assert f"error: tflops = {wrong}: is not a number above 0. " in capsys.readouterr().err
 
 
 def test_specs_are_what_the_trainer_reads(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +208,14 @@ def test_contrast_names_what_is_wrong(
         assert not (tmp_path / "out.csv").exists()
 
 
+def test_what_cannot_be_written_is_told_by_its_own_name(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert run("study", "index", study_file, tmp_path / "folder", monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'folder'}: Is a directory\n"
+
+
 def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("study", "chekc", monkeypatch=monkeypatch) == 2
     assert "chekc" in capsys.readouterr().err
@@ -238,6 +256,32 @@ def test_checking_a_study_of_any_method_imports_no_torch(study_file: Path) -> No
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_what_is_no_spec_is_refused_without_waiting_for_torch(content: str | None, tmp_path: Path) -> None:
+    spec = tmp_path / "cell.json"
+    if content is not None:
+        spec.write_text(content)
+    program = (
+        "import sys; from sparsedc.cli import main\n"
+        f"sys.argv = ['sparsedc', 'train', {str(spec)!r}, 'metrics.json']\n"
+        "try: main()\n"
+        "except SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout == "2 False\n"
+    assert ended.stderr.startswith(f"error: spec = {spec}: ")
+
+
+def test_every_argument_and_option_has_its_help() -> None:
+    def silent(command: Any, name: str) -> list[str]:
+        own = [f"{name} {each.name}" for each in command.params if not getattr(each, "help", None)]
+        return own + [
+            each for sub, inner in getattr(command, "commands", {}).items() for each in silent(inner, f"{name} {sub}")
+        ]
+
+    assert silent(get_command(app), "sparsedc") == []
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -166,6 +166,7 @@ def test_predict_refuses_what_is_no_run(changes: dict[str, str], message: str, s
         (["--columns", GEMSTONES, "--params", "body"], "params = body: needs the column params_embedding"),
         (["--columns", GEMSTONES, "--delta", "0"], "delta = 0: is not a number above 0"),
         (["--columns", GEMSTONES, "--starts", "0"], "starts = 0: "),
+        (["--columns", GEMSTONES, "--bootstrap", "1"], "bootstrap = 1: must be 0, or at least 2"),
         (["--columns", GEMSTONES, "--fix", "alpha"], "fix = alpha: "),
         (["--columns", GEMSTONES, "--fix", "alpha=x"], "fix alpha = x: is not a number"),
         (["--columns", GEMSTONES, "--fix", "gamma=1"], "fixed = ['gamma']: "),
@@ -179,6 +180,23 @@ def test_fit_refuses(options: list[str], message: str, sparsedc: Sparsedc, tmp_p
     form = [] if "--form" in options else ["--form", "chinchilla"]
     assert message in sparsedc.refuses("law", "fit", table, *form, *options, "--out", tmp_path / "f.json")
     assert not (tmp_path / "f.json").exists()
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder(sparsedc: Sparsedc, tmp_path: Path) -> None:
+    law = tmp_path / "law.json"
+    law.write_text("{}")
+    for command in (["law", "predict", tmp_path, "--params-active", 1e8], ["plan", "--flops", 1e18, "--law", tmp_path]):
+        told = sparsedc.refuses(*command, "--unique-tokens", "1B")
+        assert told == f"error: law = {tmp_path}: is a folder. Name the file law.json in it.\n"
+    table = Path(__file__).parents[1] / "results" / "stability" / "runs.csv"
+    for command in (["figure", "isoloss"], ["summary"]):
+        told = sparsedc.refuses(*command, "--runs", table, "--law", law, "--out", tmp_path / "out")
+        assert told.startswith(f"error: law = {law}: is no folder. ")
+
+
+def test_compare_refuses_a_bootstrap_before_it_fits(sparsedc: Sparsedc) -> None:
+    given = ["law", "compare", DATA / "gemstones_hot.csv", "--columns", GEMSTONES]
+    assert "bootstrap = -1: must be 0, or at least 2" in sparsedc.refuses(*given, "--bootstrap", -1)
 
 
 def test_a_fit_file_of_another_version(sparsedc: Sparsedc, tmp_path: Path) -> None:

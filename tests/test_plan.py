@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,10 +61,13 @@ def test_max_params_limits_the_dense_equivalent_size():
 def test_it_warns_beyond_the_fitted_runs_and_only_there():
     inside = make_plan(published_fit(), 1.3e9, 1e19)
     assert inside.recommended.warnings == ()
-    assert "warning: recommended" not in inside.text()
+    assert "warning: " not in inside.text()
     beyond = make_plan(published_fit(), 13e9, 1e24)
     assert any("unique tokens" in warning for warning in beyond.recommended.warnings)
-    assert "warning: recommended: " in beyond.text()
+    head, _, answer = beyond.text().partition("\n\n")  # who reads the first lines only is warned
+    warned = [line.split(": ")[1] for line in head.splitlines() if line.startswith("warning: ")]
+    assert warned == ["recommended", "best dense", "best of one epoch"] == re.split("  +", answer.splitlines()[0])[1:]
+    assert "warning: " not in answer
 
 
 def test_more_data_than_compute_can_use_is_no_repetition():

@@ -77,6 +77,13 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         read_runs(tmp_path / "runs.csv")
 
 
+def test_of_many_missing_columns_some_are_named(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
+    message = f"lacks the column.s. cell, study, role, held_out, method and {len(COLUMNS) - 5} more. See"
+    with pytest.raises(InputError, match=message):
+        read_runs(tmp_path / "runs.csv")
+
+
 def test_a_cell_that_stands_twice_is_named(tmp_path: Path) -> None:
     table(row("a"), row("b"), row("a")).to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(InputError, match="cell = a: stands more than once"):
@@ -98,19 +105,21 @@ def test_what_is_no_table(content: bytes, words: str, tmp_path: Path) -> None:
         read_runs(tmp_path / "runs.csv")
     with pytest.raises(InputError, match="no such file"):
         read_runs(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="not a CSV table"):
+        read_runs(tmp_path)
 
 
 @pytest.mark.parametrize(("column", "value"), [("val_loss", "low"), ("steps", 1.5), ("seed", None)])
 def test_a_value_of_the_wrong_type(column: str, value: object, tmp_path: Path) -> None:
     table(row()).astype(object).assign(**{column: value}).to_csv(tmp_path / "runs.csv", index=False)
-    with pytest.raises(InputError, match="wrong type"):
+    with pytest.raises(InputError, match=rf"runs\.csv: holds a value of the wrong type in {column} "):
         read_runs(tmp_path / "runs.csv")
 
 
-@pytest.mark.parametrize(("column", "value"), [("role", "Fit"), ("status", "running")])
-def test_an_unknown_role_or_status_is_named(column: str, value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("column", "value"), [("role", "Fit"), ("status", "running"), ("role", None)])
+def test_an_unknown_role_or_status_is_named(column: str, value: str | None, tmp_path: Path) -> None:
     table(row(**{column: value})).to_csv(tmp_path / "runs.csv", index=False)
-    with pytest.raises(InputError, match=f"{column} = {value}: is unknown"):
+    with pytest.raises(InputError, match=re.escape(f"{column} = {value or '(blank)'}: is unknown")):
         read_runs(tmp_path / "runs.csv")
 
 
@@ -265,6 +274,22 @@ def test_damaged_metrics_are_named(damage: str, study: Study, folder: Path) -> N
 def test_a_study_without_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cells\.tsv: cannot be read.*sparsedc study index"):
         collect_runs(tmp_path / "cells.tsv", tmp_path / "runs.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not a table of tabs"),
+        (b"\xff\xfe\x00", "is not a table of tabs"),
+        (b"cell,study\na,b\n", "lists no cells"),
+        (b"cell\tfingerprint\trole\n", "lists no cells"),
+    ],
+)
+def test_what_lists_no_cells_overwrites_no_table(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "cells.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"cells\.tsv: {words}.*sparsedc study index"):
+        collect_runs(tmp_path / "cells.tsv", tmp_path / "runs.csv")
+    assert not (tmp_path / "runs.csv").exists()
 
 
 # ------------------------------------------------------------------------------------------------ topology updates

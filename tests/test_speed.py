@@ -54,7 +54,7 @@ def test_a_stated_speed_is_that_of_every_size_and_a_share_of_the_peak() -> None:
 
 @pytest.mark.parametrize("tflops", [0.0, -1.0, float("nan")])
 def test_a_speed_is_above_0(tflops: float) -> None:
-    with pytest.raises(InputError, match=r"tflops = .*: is not above 0"):
+    with pytest.raises(InputError, match=r"tflops = .*: is not a number above 0"):
         stated(tflops)
 
 

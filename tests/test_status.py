@@ -78,6 +78,7 @@ def test_every_state_with_its_reason(study: Study, cells: list[Cell], folder: Pa
     assert standings(study, folder)[2] == Standing(running.id, "failed", "ended without a word")
     told = render(found).splitlines()
     assert done.id not in render(found)
+    assert render([]) == "0 cells: the study trains none"
     assert told[0] == f"diverged  {diverged.id}  {found[1].reason}"
     assert told[-1] == "4 cells: 1 done, 1 diverged, 1 running, 1 failed"
 

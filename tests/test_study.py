@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["law = published: trains nothing", "corpus, grid, sequence_length, tokenizer, training would have no effect"],
     ),
     "no such published law": (config(law="chinchilla"), ["law", "chinchilla"]),
+    "one bootstrap refit": (config(law={"bootstrap": 1}), ["law.bootstrap = 1", "0, or at least 2"]),
     "negative bootstrap": (config(law={"bootstrap": -1}), ["law.bootstrap", "-1", "greater than or equal to 0"]),
     "more budgets than a figure has room for": (
         config(figures={"unique_tokens": [1, 2, 3, 4]}),
@@ -372,7 +373,10 @@ def test_a_misspelt_key_anywhere_is_found(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: [", ["is not YAML"]),
+        ("name: [", ["is not YAML (line 1, column 8: "]),
+        ("name: a\n\tgrid: []\n", ["(line 2, column 1: found character '\\t'", "spaces indent, tabs do not"]),
+        ("name: a\ngrid: []\nlaw: {}\ngrid: []\n", ["is not YAML (line 4, column 1: grid stands here twice)"]),
+        ("name: \0", ["is not YAML (unacceptable character #x0000"]),
         ("- a\n- b\n", ["holds no keys"]),
         ("", ["holds no keys"]),
     ],
@@ -383,6 +387,7 @@ def test_a_file_that_is_no_study(text: str, words: list[str], tmp_path: Path) ->
     with pytest.raises(InputError) as raised:
         load_study(file)
     assert all(word in str(raised.value) for word in [str(file), *words])
+    assert "\n" not in str(raised.value)
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:

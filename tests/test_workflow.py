@@ -356,7 +356,9 @@ def test_published_study_needs_no_cells(published):
     assert "R² 0.9136" in (results / "summary.html").read_text()
     assert not (results / "specs").exists()
     assert not (results / "contrasts.csv").exists()
-    assert planned(published, "--configfile", str(ROOT / "studies/published.yaml")) == {}
+    study = ("--configfile", str(ROOT / "studies/published.yaml"))
+    assert planned(published, *study) == {}
+    assert planned(published, *study, "--config", "from_table=true") == {}  # the same: it has no table to begin with
 
 
 def test_report_of_the_published_study_says_what_was_drawn_otherwise(published):

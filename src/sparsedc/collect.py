@@ -31,10 +31,7 @@ def collect_runs(cells: Path, out: Path, *, so_far: bool = False) -> None:
         InputError: a cell's metrics are missing, unreadable, or those of another spec than the study's; or `out` has
             rows of cells of the study without metrics, which would be lost.
     """
-    try:
-        index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
-    except OSError as error:
-        raise InputError("cells table", cells, "cannot be read", "`sparsedc study index` writes it.") from error
+    index = _read_index(cells)
     rows = []
     observations: dict[str, list[dict[str, Any]]] = {name: [] for name in OBSERVATIONS}
     tokens: dict[tuple[str, str], Path] = {}  # checksums of train and held-out tokens -> one cell that has them
@@ -69,6 +66,20 @@ def collect_runs(cells: Path, out: Path, *, so_far: bool = False) -> None:
     for name, some in observations.items():
         write_observations(name, pd.DataFrame(some, columns=list(OBSERVATIONS[name])), out.parent)
     write_runs(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), out)
+
+
+def _read_index(cells: Path) -> pd.DataFrame:
+    """Which cells there are, with their fingerprints and roles."""
+    remedy = "`sparsedc study index` writes it."
+    try:
+        index = pd.read_csv(cells, sep="\t", dtype={"cell": str, "fingerprint": str})
+    except OSError as error:
+        raise InputError("cells table", cells, "cannot be read", remedy) from error
+    except ValueError as error:  # as are pandas' own errors, and those of decoding
+        raise InputError("cells table", cells, "is not a table of tabs", remedy) from error
+    if index.empty or not {"cell", "fingerprint", "role"} <= set(index.columns):
+        raise InputError("cells table", cells, "lists no cells", remedy)
+    return index
 
 
 def _check_kept(out: Path, cells: set[str], collected: set[str]) -> None:

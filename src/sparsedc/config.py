@@ -41,6 +41,12 @@ def rows_and_columns(value: object) -> object:
     return value
 
 
+def none_or_several(refits: int) -> int:
+    if refits == 1:
+        raise ValueError("should be 0, or at least 2")
+    return refits
+
+
 def nodes_and_gpus(value: object) -> object:
     if isinstance(value, int):
         return 1, value
@@ -51,6 +57,7 @@ def nodes_and_gpus(value: object) -> object:
 
 Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0, le=10**18)]  # a column of the runs table holds it
+Refits = Annotated[int, Field(ge=0, strict=True), AfterValidator(none_or_several)]
 T = TypeVar("T")
 OneOrMore = Annotated[list[T] | None, BeforeValidator(as_list)]
 GpuCount = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(nodes_and_gpus)]
@@ -247,7 +254,7 @@ class Law(Section):
     forms: list[str] = Field(default=list(COMPARED), min_length=1)
     params: Literal["body", "active", "paper", "average"] = "body"  # which count is the law's N; see docs/law.md
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
-    bootstrap: Annotated[int, Field(ge=0, strict=True)] = 200  # refits for intervals; 0: none
+    bootstrap: Refits = 200  # for intervals; 0: none
 
 
 def published_by_name(value: object) -> object:

@@ -72,16 +72,18 @@ class Plan:
         return asdict(self)
 
     def text(self) -> str:
-        """The plan in plain text: a table and a few sentences."""
+        """The plan in plain text: a table and a few sentences, under what of them lies beyond the fitted runs."""
         best = self.recommended.allocation
         budget = f"{count_label(self.unique_tokens)} unique tokens, {self.flops:.3g} FLOPs"
         limit = f", at most {count_label(self.max_params)} parameters" if self.max_params else ""
+        options = {"recommended": self.recommended, "best dense": self.dense, "best of one epoch": self.one_epoch}
         lines = [
             f"Plan for {budget}{limit}",
             f"Compute: {self.accounting}.",
             f"Law: {self.law}.",
+            *(f"warning: {name}: {'; '.join(each.warnings)}" for name, each in options.items() if each.warnings),
             "",
-            *self._table(),
+            *_table(options),
             "",
             f"Train {_run(best)}.",
             _said(self.over_dense, "the best dense run"),
@@ -91,25 +93,7 @@ class Plan:
             f"N counts {self.counting}.",
             *self.notes,
         ]
-        options = {"recommended": self.recommended, "dense": self.dense, "one epoch": self.one_epoch}
-        lines += [f"warning: {name}: {'; '.join(each.warnings)}" for name, each in options.items() if each.warnings]
         return "\n".join(lines)
-
-    def _table(self) -> list[str]:
-        options = (self.recommended, self.dense, self.one_epoch)
-        rows = [["", "recommended", "best dense", "best of one epoch"]]
-        for label, name, write in (
-            ("dense-equivalent size", "size", count_label),
-            ("density", "density", _three),
-            ("N", "N", count_label),
-            ("epochs", "epochs", _three),
-            ("tokens", "tokens", count_label),
-            ("FLOPs", "flops", _three),
-        ):
-            rows.append([label, *(_cell(option.allocation, name, write) for option in options)])
-        rows.append(["expected loss", *(f"{o.allocation.loss:.3f} [{_ends(o.run_interval, '.3f')}]" for o in options)])
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def make_plan(
@@ -238,6 +222,24 @@ def _said(gain: Gain, other: str) -> str:
         return f"{text} [{_ends(gain.interval, '.3f')}], {doubt}."
     doubt = "within" if gain.within_error else "beyond"
     return f"{text}, {doubt} the law's error of ±{gain.error:.3f} in one run."
+
+
+def _table(options: dict[str, Option]) -> list[str]:
+    """Its lines, with a column for each of the runs."""
+    rows = [["", *options]]
+    for label, name, write in (
+        ("dense-equivalent size", "size", count_label),
+        ("density", "density", _three),
+        ("N", "N", count_label),
+        ("epochs", "epochs", _three),
+        ("tokens", "tokens", count_label),
+        ("FLOPs", "flops", _three),
+    ):
+        rows.append([label, *(_cell(option.allocation, name, write) for option in options.values())])
+    losses = [f"{each.allocation.loss:.3f} [{_ends(each.run_interval, '.3f')}]" for each in options.values()]
+    rows.append(["expected loss", *losses])
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _cell(allocation: Allocation, name: str, write: Any) -> str:

@@ -103,24 +103,26 @@ def read_runs(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype={column: "string" for column in COLUMNS if column not in WHOLE})
     except FileNotFoundError as error:
         raise InputError("runs table", path, "no such file", "Build it with `snakemake`.") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError("runs table", path, "not a CSV table", "Name a CSV file with a header line.") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
-        raise InputError(
-            "runs table", path, f"lacks the column(s) {', '.join(missing)}", "See docs/runs.md for the columns."
-        )
+        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise InputError("runs table", path, f"lacks the column(s) {named}", "See docs/runs.md for the columns.")
     for column, known in (("role", ROLES), ("status", STATUSES)):
-        unknown = table.loc[~table[column].isin(known), column]
+        unknown = table.loc[~table[column].isin(known), column].fillna("(blank)")
         if len(unknown):
             raise InputError(column, unknown.iloc[0], f"is unknown in {path}", f"Use {' or '.join(known)}.")
     doubled = table.loc[table["cell"].duplicated(), "cell"]
     if len(doubled):
         raise InputError("cell", doubled.iloc[0], f"stands more than once in {path}", "Keep one row a cell.")
-    try:
-        return table[list(COLUMNS)].astype(WHOLE).astype(COLUMNS)
-    except (ValueError, TypeError) as error:
-        raise InputError("runs table", path, f"holds a value of the wrong type ({error})", "Correct it.") from error
+    for column, dtype in COLUMNS.items():
+        try:
+            table = table.astype({column: WHOLE.get(column, dtype)}).astype({column: dtype})
+        except (ValueError, TypeError) as error:
+            problem = f"holds a value of the wrong type in {column} ({error})"
+            raise InputError("runs table", path, problem, "Correct it.") from error
+    return table[list(COLUMNS)]
 
 
 def write_runs(table: pd.DataFrame, path: Path) -> None:

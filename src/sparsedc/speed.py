@@ -1,5 +1,6 @@
 """How fast a device trains, as stated or as finished cells have shown, for estimates of hours."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +46,12 @@ def stated(tflops: float) -> Speed:
     """The same for every size.
 
     Raises:
-        InputError: not positive.
+        InputError: not a number above 0.
     """
-    if not tflops > 0:
-        raise InputError("tflops", tflops, "is not above 0", "Give what the device sustains: MFU times its peak.")
+    if not 0 < tflops < math.inf:
+        raise InputError(
+            "tflops", tflops, "is not a number above 0", "Give what the device sustains: MFU times its peak."
+        )
     return Speed("as stated", (1.0, 1e18), (tflops, tflops))
 
 

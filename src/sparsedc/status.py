@@ -45,7 +45,7 @@ def render(standings: list[Standing]) -> str:
     lines = [f"{one.state:8}  {one.cell}  {one.reason}".rstrip() for one in standings if one.state != "done"]
     counts = {state: sum(one.state == state for one in standings) for state in STATES}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return "\n".join([*lines, f"{len(standings)} cells: {told}"])
+    return "\n".join([*lines, f"{len(standings)} cells: {told or 'the study trains none'}"])
 
 
 def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -289,13 +289,32 @@ def load_data(path: Path) -> Data:
     return validated(Data, {key: content[key] for key in Data.model_fields if key in content}, where="")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which PyYAML takes the last: a second `grid` would be all of the study."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands here twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError("study file", path, error.strerror or "cannot be read", "Name a study file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError("study file", path, f"is not YAML ({error})", "Correct the file.") from error
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            at = error.problem_mark
+            why = f"line {at.line + 1}, column {at.column + 1}: {error.problem}"
+        else:
+            why = " ".join(str(error).split())
+        raise InputError(
+            "study file", path, f"is not YAML ({why})", "Correct it; spaces indent, tabs do not."
+        ) from error
     if not isinstance(content, dict):
         raise InputError("study file", path, "holds no keys", "See config.yaml.")
     return content

@@ -37,7 +37,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
+        where = error.filename2 or error.filename
+        print(f"error: {where}: {error.strerror}" if where else f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:
         if not is_gpu_fault(error):

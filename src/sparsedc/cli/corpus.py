@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
-from sparsedc.cli.options import Out, StudyFile
+from sparsedc.cli.options import StudyFile
 
-app = typer.Typer(no_args_is_help=True, help="From text to tokens to unique-token budgets.")
+app = typer.Typer(no_args_is_help=True, help="The workflow's steps from text to tokens to unique-token budgets.")
+
+Documents = Annotated[Path, typer.Option(help="The folder that `corpus documents` wrote.")]
 
 
 @app.command()
-def documents(config: StudyFile, out: Out) -> None:
+def documents(
+    config: StudyFile, out: Annotated[Path, typer.Option(help="Folder for the documents of each split.")]
+) -> None:
     """Read a study's text: drop duplicates, split by document hash, fix the order."""
     from sparsedc.corpus.documents import build_documents
     from sparsedc.study import load_data
@@ -20,7 +24,11 @@ def documents(config: StudyFile, out: Out) -> None:
 
 
 @app.command()
-def tokenizer(config: StudyFile, documents: Annotated[Path, typer.Option()], out: Out) -> None:
+def tokenizer(
+    config: StudyFile,
+    documents: Documents,
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer, as transformers loads it.")],
+) -> None:
     """Train or load a study's tokenizer."""
     from sparsedc.corpus.tokenizer import build_tokenizer
     from sparsedc.study import load_data
@@ -29,7 +37,11 @@ def tokenizer(config: StudyFile, documents: Annotated[Path, typer.Option()], out
 
 
 @app.command()
-def tokens(documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path, typer.Option()], out: Out) -> None:
+def tokens(
+    documents: Documents,
+    tokenizer: Annotated[Path, typer.Option(help="The folder that `corpus tokenizer` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the token files, and manifest.json with their checksums.")],
+) -> None:
     """Encode the documents into one flat token file a split."""
     from sparsedc.corpus.packing import build_tokens
 
@@ -38,9 +50,11 @@ def tokens(documents: Annotated[Path, typer.Option()], tokenizer: Annotated[Path
 
 @app.command()
 def budget(
-    tokens: Annotated[Path, typer.Option()],
-    unique_tokens: Annotated[str, typer.Option(help="U: the budget is the first U tokens of the train split.")],
-    out: Out,
+    tokens: Annotated[Path, typer.Option(help="The folder that `corpus tokens` wrote.")],
+    unique_tokens: Annotated[
+        str, typer.Option(help="U: the budget is the first U tokens of the train split, such as 64k.")
+    ],
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
 ) -> None:
     """Describe a unique-token budget, if the corpus can fill it: its documents, its share, its checksum."""
     from sparsedc.corpus.budgets import build_budget

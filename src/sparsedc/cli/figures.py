@@ -5,14 +5,21 @@ from typing import Annotated
 
 import typer
 
+from sparsedc.figures import FIGURES
+
 
 def figure(
-    name: Annotated[str, typer.Argument(help="Such as isoloss.")],
-    runs: Annotated[Path, typer.Option(help="A runs table.")],
-    out: Annotated[Path, typer.Option(help="Path without suffix; .svg and .png are added.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(FIGURES)}.")],
+    runs: Annotated[
+        Path,
+        typer.Option(
+            help="A runs table; contrasts, topology and stability are drawn from the table of that name beside it."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The figure to write: a path without suffix; .svg and .png are added.")],
     law: Annotated[
         Path | None,
-        typer.Option(help="The folder that `law compare` wrote; contrasts, topology and stability need none."),
+        typer.Option(help="The folder that `law compare` wrote; those three need none."),
     ] = None,
     unique_tokens: Annotated[
         list[str] | None, typer.Option(help="A budget to ask the law about; repeat for several. Default: the cells'.")

@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
-from sparsedc.cli.options import Columns, Json, Table
+from sparsedc.cli.options import LAW, Columns, Json, Table
 from sparsedc.cli.stderr import tell
 from sparsedc.errors import InputError, SparsedcWarning
 
-app = typer.Typer(no_args_is_help=True, help="Scaling laws from a runs table.")
+app = typer.Typer(
+    no_args_is_help=True, help="Scaling laws: fit them to a runs table, choose among them, predict a loss."
+)
 
 Params = Annotated[
     str | None, typer.Option(help="Which parameters N counts: body, active, paper or average; see docs/law.md.")
 ]
 Delta = Annotated[str, typer.Option(help="Huber threshold of residuals.")]
 Bootstrap = Annotated[int, typer.Option(help="Refits to resampled runs, for intervals; 1000 are usual.")]
-LawFile = Annotated[str, typer.Argument(help="`published`, or a fit's JSON file.")]
+LawFolder = typer.Option(
+    help="Folder for law.json, the chosen fit, with selection.json, comparison.csv and predictions.csv."
+)
 
 
 @app.command()
@@ -29,7 +33,7 @@ def fit(
     params: Params = None,
     likelihood: Annotated[str, typer.Option(help="How residuals are weighed: huber, gaussian or student.")] = "huber",
     delta: Delta = "1e-3",
-    residuals: Annotated[str, typer.Option(help="Of what: log, of ln loss, or loss.")] = "log",
+    residuals: Annotated[str, typer.Option(help="Residuals of what: log, the logarithm of the loss, or loss.")] = "log",
     starts: Annotated[
         int | None,
         typer.Option(help="Searches, spread over the parameters' ranges. Default: 4 a parameter."),
@@ -47,12 +51,13 @@ def fit(
 
     from sparsedc.law.bootstrap import bootstrap as resample
     from sparsedc.law.fitting import finished, fit_finished
-    from sparsedc.law.options import parse_columns, parse_likelihood, parse_values
+    from sparsedc.law.options import check_bootstrap, parse_columns, parse_likelihood, parse_values
     from sparsedc.law.profile import profile as profile_of
     from sparsedc.law.render import render_fit
     from sparsedc.law.select import warn_of_mixtures
     from sparsedc.law.table import read_table
 
+    check_bootstrap(bootstrap)
     how = parse_likelihood(likelihood, delta, residuals)
     fixed = parse_values(fix) if fix else None
     runs = read_table(table, parse_columns(columns) if columns else None)
@@ -91,22 +96,23 @@ def fit(
 def compare(
     table: Table,
     form: Annotated[
-        list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: seven of them.")
+        list[str] | None, typer.Option(help="A form of the law; repeat for several. Default: seven; see docs/law.md.")
     ] = None,
     columns: Columns = None,
     params: Params = None,
     delta: Delta = "1e-3",
     bootstrap: Bootstrap = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of starts and resampling.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for law.json, the chosen fit, and what it rests on.")] = None,
+    out: Annotated[Path | None, LawFolder] = None,
 ) -> None:
     """Fit several forms, choose one by AICc, and test all on runs that they were not fitted to."""
     from sparsedc.law.forms import COMPARED
-    from sparsedc.law.options import parse_columns, parse_likelihood
+    from sparsedc.law.options import check_bootstrap, parse_columns, parse_likelihood
     from sparsedc.law.render import render_comparison
     from sparsedc.law.select import save_selection, select_law
     from sparsedc.law.table import read_table
 
+    check_bootstrap(bootstrap)
     likelihood = parse_likelihood("huber", delta)
     runs = read_table(table, parse_columns(columns) if columns else None)
     selection = select_law(
@@ -125,11 +131,11 @@ def compare(
 
 @app.command()
 def predict(
-    law: LawFile,
-    params_active: Annotated[str, typer.Option(help="N, counted as the law counts it.")],
-    unique_tokens: Annotated[str, typer.Option(help="U.")],
-    tokens: Annotated[str | None, typer.Option(help="D. Default: one epoch.")] = None,
-    epochs: Annotated[str | None, typer.Option(help="In place of --tokens.")] = None,
+    law: Annotated[str, typer.Argument(help=LAW)],
+    params_active: Annotated[str, typer.Option(help="N: active parameters as the law counts them, such as 100M.")],
+    unique_tokens: Annotated[str, typer.Option(help="U: how much text there is, in tokens, such as 300M.")],
+    tokens: Annotated[str | None, typer.Option(help="D: tokens trained on. Default: one epoch.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="D / U, in place of --tokens.")] = None,
     density: Annotated[str, typer.Option(help="Share of the maskable weights that are not zero.")] = "1",
     as_json: Json = False,
 ) -> None:
@@ -176,10 +182,10 @@ def predict(
 
 @app.command()
 def published(
-    runs: Annotated[Path, typer.Option(help="The table of its validation runs to write.")],
-    out: Annotated[Path, typer.Option(help="Folder for law.json and what goes with it.")],
+    runs: Annotated[Path, typer.Option(help="The runs table to write, of its eleven validation runs.")],
+    out: Annotated[Path, LawFolder],
 ) -> None:
-    """Write the law of the paper as a study's law, with the runs that its authors tested it on."""
+    """Write the published law as a study's law, with the runs that its authors tested it on."""
     from sparsedc.atomic import whole
     from sparsedc.law.render import render_comparison
     from sparsedc.law.select import published_study, save_selection

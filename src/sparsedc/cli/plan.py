@@ -5,16 +5,17 @@ from typing import Annotated
 
 import typer
 
-from sparsedc.cli.options import Json
+from sparsedc.cli.options import LAW, Json
 
 
 def plan(
     unique_tokens: Annotated[str, typer.Option(help="U: how much text there is, in tokens, such as 300M.")],
     flops: Annotated[str, typer.Option(help="Compute for the one training run, such as 1e20.")],
-    law: Annotated[str, typer.Option(help="`published`, or a fit's JSON file.")] = "published",
-    max_params: Annotated[str | None, typer.Option(help="Largest dense-equivalent size.")] = None,
+    law: Annotated[str, typer.Option(help=LAW)] = "published",
+    max_params: Annotated[str | None, typer.Option(help="Largest dense-equivalent size, such as 8B.")] = None,
     sparsity_is_free: Annotated[
-        bool, typer.Option("--sparsity-is-free/--dense-hardware", help="Whether zeros cost compute.")
+        bool,
+        typer.Option("--sparsity-is-free/--dense-hardware", help="Whether zeros cost nothing, or as much as weights."),
     ] = False,
     as_json: Json = False,
 ) -> None:

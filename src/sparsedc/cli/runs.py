@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
-from sparsedc.cli.options import Columns, Out, Table
+from sparsedc.cli.options import Columns, Table
 from sparsedc.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="The runs table: one row a cell.")
+app = typer.Typer(
+    no_args_is_help=True, help="Runs tables, one row a cell: collect and merge them, compare sparse with dense."
+)
 
 
 @app.command()
@@ -28,7 +30,9 @@ def merge(
     tables: Annotated[
         list[Path], typer.Argument(help="Runs tables; of a cell that stands in several, the first counts.")
     ],
-    out: Out,
+    out: Annotated[
+        Path, typer.Option(help="The runs table to write; the merged topology.csv and stability.csv go beside it.")
+    ],
 ) -> None:
     """Merge runs tables by cell, and topology.csv and stability.csv that lie beside them."""
     from sparsedc.collect import merge_runs
@@ -47,7 +51,7 @@ def contrast(
         Path | None, typer.Option(help="Another runs table whose seeds say what is noise, for one with single seeds.")
     ] = None,
 ) -> None:
-    """Tell who wins, sparse or dense, by how much, and whether it is beyond the noise: of the runs alone, no law."""
+    """Tell who wins, sparse or dense, beyond the noise or not, and at which density loss is lowest: of runs, no law."""
     from sparsedc import contrasts, optima
     from sparsedc import noise as of_seeds
     from sparsedc.law.options import parse_columns

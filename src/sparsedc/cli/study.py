@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsedc.cli.options import Json, Out, StudyFile
+from sparsedc.cli.options import Json, StudyFile
 from sparsedc.cli.stderr import tell
 from sparsedc.errors import InputError
 
 if TYPE_CHECKING:
     from sparsedc.study import Study
 
-app = typer.Typer(no_args_is_help=True, help="What a study file says: its cells, and what they will cost.")
+app = typer.Typer(no_args_is_help=True, help="A study: its cells, what they will cost and where they stand.")
 
 
 @app.command()
@@ -29,6 +29,9 @@ def check(
     from sparsedc.runs import read_runs
 
     study = _load(config)
+    if study.config.law.published:  # its table comes from constants, and is no input
+        print(f"{config}: the published law, no cells")
+        return
     roles = [cell.role for cell in study.cells.values()]
     if runs is None:
         watched_files(study.config.corpus)  # raises where a folder is not there
@@ -114,7 +117,9 @@ def results(config: StudyFile) -> None:
 
 
 @app.command()
-def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table to write.")]) -> None:
+def index(
+    config: StudyFile, out: Annotated[Path, typer.Argument(help="The table to write, such as cells.tsv.")]
+) -> None:
     """Write the list of a study's cells as a tab-separated table."""
     from sparsedc.atomic import write_text
     from sparsedc.listing import listing
@@ -125,7 +130,9 @@ def index(config: StudyFile, out: Annotated[Path, typer.Argument(help="The table
 
 
 @app.command()
-def specs(config: StudyFile, out: Out) -> None:
+def specs(
+    config: StudyFile, out: Annotated[Path, typer.Option(help="Folder for the specs, such as results/mine/specs.")]
+) -> None:
     """Write every cell's spec file, as the workflow does, for training without it."""
     from sparsedc.atomic import write_text
     from sparsedc.spec import canonical_json

@@ -8,28 +8,34 @@ import typer
 
 
 def train(
-    spec: Annotated[Path, typer.Argument(help="A cell's spec file.")],
+    spec: Annotated[Path, typer.Argument(help="A cell's spec file, as `study specs` writes it.")],
     metrics: Annotated[Path, typer.Argument(help="The metrics file to write, such as metrics.json.")],
     model: Annotated[Path | None, typer.Argument(help="The folder to keep the model in, if it is to be kept.")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Token folder; by default the study's own.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints; by default the study's own.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default a GPU if there is one.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Folder of tokens. Default: the study's own.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints. Default: the study's own.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: a GPU if there is one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, of all ranks of a machine together.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train it together, each on a GPU of its own.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of a Slurm job with so many ranks each.")] = 1,
     gpu_mb: Annotated[
-        int, typer.Option(min=0, help="GPU memory that it will take: cells of one run share a GPU while theirs fits.")
+        int,
+        typer.Option(
+            min=0, help="GPU memory that it will take, in MB: cells of one Snakemake run share a GPU while theirs fits."
+        ),
     ] = 0,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="PyTorch's deterministic algorithms on a GPU, too; slower.")
     ] = False,
 ) -> None:
-    """Train and evaluate one cell."""
+    """Train one cell and measure its held-out loss."""
     from sparsedc.train.warm import run_warm
 
     status = run_warm(sys.argv[1:])
     if status is not None:
         sys.exit(status)
+    from sparsedc.spec import read_spec
+
+    read_spec(spec)  # what is no spec is refused before the seconds in which torch is imported
     from sparsedc.train.cell import run_cell
 
     run_cell(

@@ -205,8 +205,14 @@ def read_json(path: Path) -> dict[str, Any]:
     remedy = "Name a file that `sparsedc law` wrote."
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise InputError("law", path, "no such file", remedy) from error
+    except IsADirectoryError as error:
+        raise InputError("law", path, "is a folder", "Name the file law.json in it.") from error
+    except NotADirectoryError as error:
+        raise InputError(
+            "law", path.parent, "is no folder", "Name the one that `sparsedc law compare` wrote."
+        ) from error
     except ValueError as error:
         raise InputError("law", path, "not JSON", remedy) from error
     if not isinstance(values, dict):

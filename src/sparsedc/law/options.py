@@ -47,6 +47,16 @@ def parse_likelihood(name: str, delta: str = "1e-3", residuals: str = "log") -> 
     raise InputError("residuals", residuals, "no such residuals", f"Use {' | '.join(get_args(Residuals))}.")
 
 
+def check_bootstrap(n: int) -> None:
+    """Refuse a number of refits that gives no intervals, before minutes of fitting.
+
+    Raises:
+        InputError: it is negative or 1.
+    """
+    if n < 0 or n == 1:
+        raise InputError("bootstrap", n, "must be 0, or at least 2", "1000 are usual.")
+
+
 def _pairs(field: str, text: str, example: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for part in text.split(","):

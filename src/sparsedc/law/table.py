@@ -120,7 +120,7 @@ class _File:
 
     @classmethod
     def read(cls, path: Path, columns: Mapping[str, str]) -> "_File":
-        remedy = "Name a CSV file with a header line."
+        remedy = "Name a CSV file with a header line and a line a run."
         try:
             with path.open(newline="", encoding="utf-8-sig") as text:
                 reader = csv.reader(text)
