@@ -4,10 +4,10 @@
     CUDA_VISIBLE_DEVICES= python benchmarks/grid_by_snakemake.py TEXT --gpus 1,1k --sizes 13k --seeds 4 --tokens 16384
 
 Sizes, densities (1 and 0.25, `set`) and seeds on real text, four passes over --tokens of it, 16,384 a step, --at-once
-cells on a GPU. With `4k`, a worker is killed when a third of the cells are done and all that share a GPU through MPS
-when two thirds are. One JSON line a way: seconds from Snakemake's start to its end, tokens and budgets made before;
+cells on a GPU. With `4k`, a worker is killed when a third of the cells are done, and an MPS server, with all whom it
+serves, when two thirds are. One JSON line a way: seconds from Snakemake's start to its end, tokens and budgets made before;
 `rate` is cells an hour between the first cell's end and the last one's; `cells_by_gpu` and `most_at_once` are by the
-GPUs' own names in the cells' metrics.
+GPUs' own names in the cells' metrics, the latter counted over training alone.
 """
 
 import json
@@ -67,7 +67,8 @@ def main(
             here = folder / way
             shutil.copytree(begun, here)
             cells = 2 * len(sizes.split(",")) * seeds
-            print(json.dumps(grid(here, cells, number, at_once, cards[:number], way.endswith("k"))), flush=True)
+            told = grid(here, cells, number, at_once, cards[:number], way.endswith("k"))
+            print(json.dumps({"way": way, **told}), flush=True)
 
 
 def grid(folder: Path, cells: int, gpus: int, at_once: int, cards: list[str], kills: bool) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def grid(folder: Path, cells: int, gpus: int, at_once: int, cards: list[str], ki
     spans = [(one["finished"] - one["row"]["seconds"], one["finished"], one["gpu"]) for one in done]
     ends = sorted(end for _, end, _ in spans)
     attempts = [path.read_text() for path in (folder / "results" / "grid" / "logs" / "attempts").glob("*.log")]
-    said = Counter(line for text in attempts for line in re.findall(r"^.*(?:again|error:).*$", text, re.MULTILINE))
+    said = Counter(line for text in attempts for line in re.findall(r"(?:: it[s ].* begins again|error: .*)", text))
     return {
         "gpus": gpus, "at_once": at_once, "device": done[0]["row"]["device"], "cells": cells,
         "done": len(done), "exit_status": code, "killed": killed, "said": said.most_common(8),
@@ -137,8 +138,9 @@ def workers(run: int) -> list[int]:
     return [pid for pid in servers if parent(pid) in servers]
 
 
-def mps_servers(_: int) -> list[int]:
-    return pids("nvidia-cuda-mps-server")
+def mps_servers(run: int) -> list[int]:
+    """Processes of the run's MPS daemons through which workers reach their GPUs."""
+    return [pid for pid in pids("nvidia-cuda-mps-server") if f"/{run}-" in Path(f"/proc/{pid}/environ").read_text()]
 
 
 def pids(pattern: str) -> list[int]:

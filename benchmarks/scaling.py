@@ -3,18 +3,21 @@ checkpoint of many that is resumed on fewer.
 
     python benchmarks/scaling.py speed 7b68:smet:16384 1b92:dense:32768 1b92:shards:32768 --gpus 1,2,4
     python benchmarks/scaling.py resume 1b92:shards:32768 480m:rigl:32768 --before 4 --after 2
-    python benchmarks/scaling.py speed 13k:smet:512 13k:shards:512 --gpus 1,2 --cpu              # through gloo
+    python benchmarks/scaling.py speed 13k:smet:512 13k:shards:512 --gpus 1,2 --cpu 2     # on a CPU as if on two GPUs
 
 A case is size:way:tokens a GPU and step, in sequences of 256 and a vocabulary of 32,000. Ways: `dense`, each GPU with
 the whole model unless that is too large; `shards`, dense in shards whatever its size (on one GPU there are none); or a
 sparse method, at density 0.25. Tokens are random. Runs that find enough free GPUs go on side by side. One JSON line a
 run: a step's time is the median over steps after the first four that end with no topology update; an update's time
-is the median step with one, less that. At each update all ranks' masks are compared, by `sparsedc train` itself, and a
-run whose masks differ fails.
+is the median of such steps with one, less that. At each update all ranks' masks are compared, by `sparsedc train`
+itself, and a run whose masks differ fails. Every step ends with a look at the loss, for which ranks wait for each
+other; in longer cells one in a hundred does. One GPU replays a recorded step where the model is small enough, several
+do not.
 """
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -35,12 +38,14 @@ from grid_throughput import write_tokens
 from sparsedc import model as models
 from sparsedc.config import Hyperparameters
 from sparsedc.spec import FINGERPRINT_LENGTH, Spec, canonical_json, fingerprint
+from sparsedc.train.launch import FAREWELL
 from sparsedc.train.placement import visible_gpus
 
 SEQUENCE, VOCABULARY, DENSITY = 256, 32000, 0.25
 UPDATES = 3
 WARM_UP = 4  # steps in which shapes are compiled and it is found out what fits
-WHOLE = "from sparsedc.cli import main; main()"
+TALKS = "from sparsedc.train import cell; cell.REPORT_SECONDS = 0.0"
+WHOLE = f"{TALKS}; from sparsedc.cli import main; main()"
 SHARDS = f"from sparsedc.train import memory; memory.capacity = lambda device: 0; {WHOLE}"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -77,15 +82,21 @@ class Machine:
     def __init__(self, cpu: int) -> None:
         self.device = ["--device", "cpu"] if cpu else []
         self.free = [""] * cpu or list(visible_gpus(os.environ))
+        self.all = len(self.free)
         self.changed = Condition()
 
     @contextmanager
     def some(self, number: int) -> Iterator[dict[str, str]]:
         """The environment of a process that has so many GPUs to itself."""
+        if number > self.all:
+            raise typer.BadParameter(f"{number} GPUs, and there are {self.all}")
         with self.changed:
             self.changed.wait_for(lambda: len(self.free) >= number)
             taken, self.free = self.free[:number], self.free[number:]
-        yield {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(taken)}
+        yield {
+            **os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(taken),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(FAREWELL),
+        }  # fmt: skip
         with self.changed:
             self.free += taken
             self.changed.notify_all()
@@ -102,19 +113,20 @@ class Cell:
     tokens: Path
 
     def train(self, gpus: int, stop: bool = False) -> tuple[str, dict[str, Any] | None]:
-        """What it said, and its metrics; with `stop`, it is asked to stop as soon as it tells of its progress."""
+        """What it said, and its metrics; with `stop`, it is asked to stop halfway."""
         identity = fingerprint(self.spec.content())
         spec = self.folder / "specs" / f"cell-{identity[:FINGERPRINT_LENGTH]}.json"
         spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(canonical_json(self.spec.content()))
         metrics = self.folder / "metrics.json"
         command = [sys.executable, "-c", SHARDS if self.case.way == "shards" else WHOLE]
-        if gpus > 1 and self.case.way == "shards":  # `--ranks` starts processes that begin with no such line
+        own = stop or self.case.way == "shards"  # begins with what `--ranks` would not pass on
+        if gpus > 1 and own:
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
             command = [*launcher, "--no-python", *command]
         command += ["train", str(spec), str(metrics), "--tokens", str(self.tokens), "--work", str(self.folder / "work")]
         command += [*self.machine.device, "--threads", str(8 * gpus)]
-        if gpus > 1 and self.case.way != "shards":
+        if gpus > 1 and not own:
             command += ["--ranks", str(gpus)]
         said = ""
         with (
@@ -124,7 +136,8 @@ class Cell:
             assert running.stderr is not None
             for line in running.stderr:
                 said += line
-                if stop and " step " in line:
+                step = re.search(r" step (\d+) of ", line)
+                if stop and step and 2 * int(step[1]) >= self.spec.steps:
                     running.send_signal(signal.SIGTERM)
                     stop = False
         if running.returncode and not (self.folder / "work").exists():
@@ -151,13 +164,14 @@ def speed(cases: list[str], gpus: Annotated[str, typer.Option()] = "1,2,4,8", st
             return
         updates = set() if case.dense else set(spec.topology.update_steps)
         taken = durations(metrics["pace"])
-        plain = statistics.median(taken[step] for step in taken if step > WARM_UP and step not in updates)
+        taken = {step: seconds for step, seconds in taken.items() if step > WARM_UP}
+        plain = statistics.median(taken[step] for step in taken if step not in updates)
         speeds[case, number] = case.tokens / plain
         peak = metrics["peak_memory_bytes"]
         line |= {
             "device": metrics["row"]["device"], "ms": round(plain * 1e3, 1),
             "tokens_per_second_a_gpu": round(case.tokens / plain),
-            "update_seconds": round(statistics.median(taken[step] for step in updates) - plain, 2) if updates else None,
+            "update_seconds": round(statistics.median(taken[step] for step in updates & taken.keys()) - plain, 2) if updates else None,
             "updates_with_masks_alike": len(metrics["topology"]["updates"]) if updates else None,
             "peak_gib": round(peak / 2**30, 1) if peak else None, "sharded": metrics["sharded"],
             "micro_batches": metrics["micro_batches"], "recomputes": metrics["recomputes_activations"],

@@ -2,8 +2,16 @@
 does, which is nobody's input."""
 
 GPU_FAULT = 75  # exit status of what may go well on another GPU, or later: EX_TEMPFAIL of sysexits.h
-# As PyTorch's own calls say it, those of compiled code, and Triton's. Too little memory is said otherwise.
-GPU_FAULTS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]")
+# As PyTorch's own calls say it, those of compiled code, Triton, NCCL and cuDNN; and what is said so and would be the
+# same on every GPU of a machine.
+GPU_FAULTS = (
+    "CUDA error", "CUDA driver error", "Triton Error [CUDA]", "Cuda failure", "cuDNN error",
+    "No CUDA GPUs are available", "Unexpected error from cudaGetDeviceCount",
+)  # fmt: skip
+NO_FAULTS = (
+    "out of memory", "ALLOC_FAILED", "no kernel image", "invalid configuration argument", "NOT_SUPPORTED",
+    "invalid device ordinal",
+)  # fmt: skip
 
 
 class InputError(ValueError):
@@ -26,7 +34,16 @@ class InputError(ValueError):
 
 def is_gpu_fault(error: BaseException) -> bool:
     """Has a GPU failed its process, by a fault of its own or of a process that shares it, or has its MPS daemon?"""
-    return isinstance(error, RuntimeError) and any(fault in str(error) for fault in GPU_FAULTS)
+    said = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and any(fault in said for fault in GPU_FAULTS)
+        and not any(other in said for other in NO_FAULTS)
+    )
+
+
+class MissingGpuError(InputError):
+    """A GPU is named that is not there: an input that cannot be used, unless it was there before."""
 
 
 class SparsedcWarning(UserWarning):

@@ -1,9 +1,11 @@
 """The command line: `sparsedc …`, which the workflow's rules call and a user may call as well.
 
 Commands import what they need when they run, so that none waits for a library of another. Bad input ends with
-one message and exit status 2, a fault of a GPU with its traceback and 75.
+one message and exit status 2, a fault of a GPU with its traceback and 75; so does a GPU that is missing where the
+workflow has given it.
 """
 
+import os
 import sys
 import traceback
 import warnings
@@ -13,7 +15,8 @@ import typer
 from sparsedc.cli import corpus, evaluate, figures, law, plan, runs, study, train
 from sparsedc.cli.stderr import show_warning
 from sparsedc.driver import end_with_driver
-from sparsedc.errors import GPU_FAULT, InputError, is_gpu_fault
+from sparsedc.errors import GPU_FAULT, InputError, MissingGpuError, is_gpu_fault
+from sparsedc.train.warm import FORKED_VARIABLE
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -35,7 +38,7 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(GPU_FAULT if isinstance(error, MissingGpuError) and FORKED_VARIABLE in os.environ else 2)
     except OSError as error:  # a full disk, a folder that may not be written
         where = error.filename2 or error.filename
         print(f"error: {where}: {error.strerror}" if where else f"error: {error}", file=sys.stderr)

@@ -33,9 +33,10 @@ def train(
     status = run_warm(sys.argv[1:])
     if status is not None:
         sys.exit(status)
-    from sparsedc.spec import read_spec
+    if "torch" not in sys.modules:  # what is no spec is refused before the seconds in which it is imported
+        from sparsedc.spec import read_spec
 
-    read_spec(spec)  # what is no spec is refused before the seconds in which torch is imported
+        read_spec(spec)
     from sparsedc.train.cell import run_cell
 
     run_cell(

@@ -12,7 +12,7 @@ import torch
 
 from sparsedc.atomic import whole_folder, write_text
 from sparsedc.corpus.tokens import MANIFEST, Tokens, open_tokens
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, MissingGpuError, is_gpu_fault
 from sparsedc.progress import study_progress
 from sparsedc.spec import Spec, fingerprint, read_spec
 from sparsedc.train.checkpoint import delete_checkpoints
@@ -172,13 +172,14 @@ def find_device(name: str | None) -> torch.device:
     """The device of this name; by default a GPU if there is one.
 
     Raises:
-        InputError: it cannot be used, or the environment names a GPU that is not found.
+        InputError: it cannot be used.
+        MissingGpuError: the environment names a GPU that is not found.
     """
     if name is None:
         available, visible = torch.cuda.is_available(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
         if not available and visible not in ("", "-1", "NoDevFiles"):
             # Training on the CPU instead would go unnoticed for hours.
-            raise InputError(
+            raise MissingGpuError(
                 "CUDA_VISIBLE_DEVICES", visible, "names a GPU, and PyTorch finds none",
                 "Correct it (behind an MPS daemon, devices count from 0), unset it, or pass `--device cpu`.",
             )  # fmt: skip
@@ -186,6 +187,8 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.empty(0, device=name).device  # with its index, where the name has none
     except (RuntimeError, AssertionError) as error:
+        if is_gpu_fault(error):
+            raise
         raise InputError("device", name, f"cannot be used ({error})", "Use cpu, cuda or cuda:N.") from error
     return device
 

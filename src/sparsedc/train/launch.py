@@ -12,7 +12,7 @@ import sys
 import uuid
 from typing import Any, NoReturn
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, MissingGpuError
 
 MEETING_VARIABLE = "SPARSEDC_RENDEZVOUS"  # "host:port" where the launchers of several nodes meet
 FAREWELL = 120  # seconds for ranks that are asked to stop, in which they write a checkpoint
@@ -34,7 +34,8 @@ def launch(nodes: int, ranks: int, device: str | None) -> int:
         the exit status: of several that failed, that of the first.
 
     Raises:
-        InputError: there are not as many nodes, or a node has not as many GPUs.
+        InputError: there are not as many nodes.
+        MissingGpuError: a node has not as many GPUs.
     """
     if nodes > 1 and MEETING_VARIABLE not in os.environ:
         _on_every_node(nodes)
@@ -74,7 +75,7 @@ def _here(nodes: int, ranks: int, device: str | None) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if device is None and torch.cuda.is_available() and torch.cuda.device_count() < ranks:
-        raise InputError(
+        raise MissingGpuError(
             "ranks", ranks, f"this machine has {torch.cuda.device_count()} GPUs that may be used",
             "Start at most as many, or pass `--device cpu`.",
         )  # fmt: skip

@@ -16,7 +16,7 @@ from sparsedc.errors import InputError, SparsedcWarning
 
 LOOKS = 10  # `held` takes the lock for a moment: so many looks before who finds it taken says so
 PAUSE = 0.05  # seconds between looks
-PATIENCE = 120.0  # seconds for a process that was asked to stop, and may have a large model's checkpoint to write
+PATIENCE = 180.0  # seconds for processes that were asked to stop, which launchers give 120 to write a checkpoint
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Daemon:
         Returns:
             None where the driver has no MPS, or it does not work with this GPU.
         """
-        shutil.rmtree(folder, ignore_errors=True)  # of a server that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # of a daemon that has died
         try:
             folder.mkdir()
             process = subprocess.Popen(

@@ -1,18 +1,19 @@
 """Which of a machine's GPUs a cell gets.
 
 A few cells share a GPU as long as what they are expected to take of its memory fits. A cell of several GPUs has them
-to itself. A GPU that has failed is chosen last for a while: always free, a broken one would be given all that come.
+to itself. A GPU that has failed gets no other for a while: always free, a broken one would be given all that come.
 """
 
 import subprocess
 import time
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 SLOTS = 8  # cells on a GPU at once; with more than five no more tokens a second were seen (docs/log.md)
 ROOM = 0.9  # share of a GPU's memory that cells may take together: each holds a context, too
-PROBATION = 60.0  # seconds for which a GPU that has failed is chosen last
+PROBATION = 60.0  # seconds for which a GPU that has failed gets no other cell; twice as long each time
 
 
 @dataclass(frozen=True)
@@ -47,40 +48,48 @@ class Gpus:
     Attributes:
         memory: megabytes by the GPU's name, as CUDA_VISIBLE_DEVICES has it; None where it is not known.
         cells: by their number, where they are and what they asked for.
-        probation: of GPUs that have failed, until when (`time.monotonic`) they are chosen last.
+        faults: how often a GPU has failed since a cell ended well on it.
+        probation: of GPUs that have failed, until when (`time.monotonic`) they get no other cell.
     """
 
     memory: dict[str, int | None]
     cells: dict[int, tuple[list[str], Demand]] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
     probation: dict[str, float] = field(default_factory=dict)
 
     def find(self, demand: Demand) -> list[str] | None:
-        """GPUs for a cell, of those not on probation if they will do, and on which fewest are at work; None where it
-        has to wait.
+        """GPUs for a cell, those on which fewest are at work; None where it has to wait.
 
+        A GPU on probation gets none, as it is free whenever others are not, unless there are not as many others.
         A cell that asks for more than there are does not get any: `[]`.
         """
         if demand.gpus > len(self.memory):
             return []
-        suitable = sorted((gpu for gpu in self.memory if self._suits(gpu, demand)), key=self._order)
+        now = time.monotonic()
+        waits = {gpu: max(0.0, self.probation.get(gpu, 0.0) - now) for gpu in self.memory}
+        allowed = sorted(waits, key=lambda gpu: waits[gpu])
+        enough = max(demand.gpus, sum(not wait for wait in waits.values()))
+        suitable = [gpu for gpu in allowed[:enough] if self._suits(gpu, demand)]
+        suitable.sort(key=lambda gpu: len(self._on(gpu)))
         return suitable[: demand.gpus] if len(suitable) >= demand.gpus else None
 
     def take(self, number: int, gpus: list[str], demand: Demand) -> None:
         """Put a cell there."""
         self.cells[number] = gpus, demand
 
-    def leave(self, number: int) -> None:
+    def leave(self, number: int, well: bool = False) -> None:
         """A cell has ended, if it was on a GPU."""
-        self.cells.pop(number, None)
+        gpus, _ = self.cells.pop(number, ([], Demand()))
+        if well:
+            for gpu in gpus:
+                self.faults.pop(gpu, None)
+                self.probation.pop(gpu, None)
 
-    def fault(self, number: int) -> None:
-        """A cell has been failed by its GPU, or by one of them: nobody knows which."""
-        gpus, _ = self.cells.get(number, ([], Demand()))
-        self.probation |= dict.fromkeys(gpus, time.monotonic() + PROBATION)
-
-    def _order(self, gpu: str) -> tuple[float, int]:
-        until = self.probation.get(gpu, 0.0)
-        return until if until > time.monotonic() else 0.0, len(self._on(gpu))
+    def fault(self, gpus: Sequence[str]) -> None:
+        """One of these has failed a cell: nobody knows which."""
+        for gpu in gpus:
+            self.faults[gpu] += 1
+            self.probation[gpu] = time.monotonic() + PROBATION * 2 ** (self.faults[gpu] - 1)
 
     def _on(self, gpu: str) -> list[Demand]:
         return [demand for gpus, demand in self.cells.values() if gpu in gpus]

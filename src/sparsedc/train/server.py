@@ -14,6 +14,7 @@ import contextlib
 import gc
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -29,6 +30,7 @@ from sparsedc.train.stop import end_with_parent
 from sparsedc.train.warm import FORKED_VARIABLE, STREAMS, TAKEN, Job, receive, send
 
 BAD_INPUT = 2  # the command line's exit status for an error that has nothing to do with the GPU
+DONE, LAST = b".", b"!"  # what a worker says of a job that it has done; with the second, it does no other
 PATIENCE = 5.0  # seconds for a client to say what it wants
 
 
@@ -104,6 +106,8 @@ class Server:
         for daemon in self.daemons.values():
             if daemon is not None:
                 daemon.stop()
+        for folder in self.address.parent.glob(f"{self.address.stem}.*.mps*"):  # of the run's servers that were killed
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
@@ -160,8 +164,11 @@ class Server:
 
     def _fork(self, work: Callable[[], int], client: socket.socket) -> int:
         """The pid of a child that does this for a client, and ends with the status that comes of it."""
+        # A signal to stop that comes before the child heeds it is to wait, which one that is ignored would not.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         child = os.fork()
         if child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             return child
         code = 1
         try:
@@ -169,6 +176,7 @@ class Server:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             # Else clients would not hear of the server's end while a job runs, nor workers.
             channels = [worker.channel for worker in self.workers.values()]
             waiting = [cell.client for cell in self.waiting]
@@ -184,7 +192,7 @@ class Server:
         """An idle worker on this GPU; a new one where there is none."""
         daemon = self.daemons.get(gpu)
         if daemon is not None and not daemon.alive:
-            self._retire(gpu)
+            self._retire(gpu)  # their next cell would fail
         for child, worker in self.workers.items():
             if worker.gpu == gpu and child not in self.jobs and not worker.leaves:
                 return child
@@ -203,11 +211,10 @@ class Server:
         self.selector.register(ours, selectors.EVENT_READ, child)
         return child
 
-    def _retire(self, gpu: str) -> None:
-        """End a GPU's workers, those at work after their cell: the next would fail with a daemon that has died or seen
-        a fault, from which a daemon recovers when all its clients have gone."""
-        for worker in self.workers.values():
-            if worker.gpu == gpu:
+    def _retire(self, gpu: str, busy: bool = False) -> None:
+        """End a GPU's idle workers, and if asked those at work, after their cell."""
+        for child, worker in self.workers.items():
+            if worker.gpu == gpu and (busy or child not in self.jobs):
                 worker.leaves = True
                 with contextlib.suppress(OSError):
                     worker.channel.shutdown(socket.SHUT_WR)  # it hears that there is no more to do
@@ -218,7 +225,8 @@ class Server:
         daemon = self.daemons.get(gpu)
         # Without its daemon a client would find another GPU under the same number.
         if gpu not in self.daemons or (daemon is not None and not daemon.alive):
-            folder = self.address.with_suffix(f".mps{list(self.gpus.memory).index(gpu)}")
+            # A server that was killed may have workers who still write a checkpoint, through its daemon.
+            folder = self.address.with_suffix(f".{os.getpid()}.mps{list(self.gpus.memory).index(gpu)}")
             without = mps.PIPES in os.environ or "SLURM_JOB_ID" in os.environ
             daemon = None if without else mps.Daemon.start(gpu, folder)
             self.daemons[gpu] = daemon
@@ -228,19 +236,20 @@ class Server:
 
     def _finished(self, child: int) -> None:
         """A worker has done its job, or has ended, which `_reap` sees to."""
+        worker = self.workers[child]
         try:
-            done = self.workers[child].channel.recv(1)
+            done = worker.channel.recv(1)
         except OSError:  # killed before it had read its job
             done = b""
+        worker.leaves = worker.leaves or done != DONE
         if done:
             self._tell(child, 0)
         else:
-            self.workers[child].leaves = True
-            self.selector.unregister(self.workers[child].channel)
+            self.selector.unregister(worker.channel)
 
     def _tell(self, child: int, code: int) -> None:
         """Tell a job's client its exit status."""
-        self.gpus.leave(child)
+        self.gpus.leave(child, well=code == 0)
         client = self.jobs.pop(child, None)
         if client is None:
             return
@@ -273,15 +282,18 @@ class Server:
             if child == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            if code == GPU_FAULT:
-                self.gpus.fault(child)
-            self._tell(child, code if code >= 0 else 128 - code)  # as a shell tells of a signal
             worker = self.workers.pop(child, None)
+            if code == GPU_FAULT:
+                gpus, _ = self.gpus.cells.get(child, ([], None))
+                self.gpus.fault([worker.gpu] if worker else gpus)
+            self._tell(child, code if code >= 0 else 128 - code)  # as a shell tells of a signal
             if worker is not None:
                 with contextlib.suppress(KeyError, ValueError):
                     self.selector.unregister(worker.channel)
                 worker.channel.close()
-                if code not in (0, BAD_INPUT) and self.daemons.get(worker.gpu) is not None:
+                if code == GPU_FAULT:  # from which a daemon, if there is one, recovers when all its clients have gone
+                    self._retire(worker.gpu, busy=True)
+                elif code not in (0, BAD_INPUT) and self.daemons.get(worker.gpu) is not None:
                     self._retire(worker.gpu)
 
 
@@ -327,8 +339,6 @@ def _work(environment: dict[str, str], channel: socket.socket, daemon: mps.Daemo
             daemon = None
         job["environment"] |= environment
         code = _do(job, streams)
-        if code == BAD_INPUT and not torch.cuda.is_available():
-            return GPU_FAULT  # there was a GPU, so that a cell which says that none is found is not wrong
         if code:
             return code
         for number in STREAMS:
@@ -336,9 +346,10 @@ def _work(environment: dict[str, str], channel: socket.socket, daemon: mps.Daemo
         gc.collect()  # models and their hooks hold each other
         try:
             torch.cuda.empty_cache()
-        except RuntimeError:  # of a process that shares the GPU; who asks again hears that the cell is done
+        except RuntimeError:  # the fault of a process that shares the GPU
+            channel.sendall(LAST)
             return GPU_FAULT
-        channel.sendall(b".")
+        channel.sendall(DONE)
 
 
 def _alive(pid: int) -> bool:

@@ -7,7 +7,8 @@ caller's standard streams, working directory and environment, and returns its ex
 
 A job that is lost through no fault of its own is done once more: its process was killed, with too little memory say, or
 its GPU failed, often by a fault of a cell that shared it, or the server died. A cell goes on from its checkpoint then,
-when the process that had it, if it still lives, has ended (`sparsedc.train.lock`).
+when the process that had it, if it still lives, has ended (`sparsedc.train.lock`). Not so in a Slurm job, whose own
+second attempt has more time and memory.
 
 The server belongs to one Snakemake run, named by the environment variable SPARSEDC_RUN ("pid start-time", set
 by the Snakefile), and ends with it, so that it never outlives an edit of the code. Without that variable, and on
@@ -65,7 +66,7 @@ def run_warm(arguments: list[str]) -> int | None:
         return None
     stop = _Stop(connection)
     status = _outcome(connection)
-    if (why := _lost(status)) and not stop.asked:
+    if (why := _lost(status)) and not stop.asked and "SLURM_JOB_ID" not in os.environ:
         name = " ".join(arguments[:2])
         print(f"{name}: {why}; it begins again, from its last checkpoint if there is one", file=sys.stderr)
         try:
