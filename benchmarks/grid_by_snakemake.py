@@ -5,9 +5,9 @@
 
 Sizes, densities (1 and 0.25, `set`) and seeds on real text, four passes over --tokens of it, 16,384 a step, --at-once
 cells on a GPU. With `4k`, a worker is killed when a third of the cells are done, and an MPS server, with all whom it
-serves, when two thirds are. One JSON line a way: seconds from Snakemake's start to its end, tokens and budgets made before;
-`rate` is cells an hour between the first cell's end and the last one's; `cells_by_gpu` and `most_at_once` are by the
-GPUs' own names in the cells' metrics, the latter counted over training alone.
+serves, when two thirds are. One JSON line a way: seconds from Snakemake's start to its end, tokens and budgets made
+before; `rate` is cells an hour between the first cell's end and the last one's; `cells_by_gpu` and `most_at_once` are
+by the GPUs' own names in the cells' metrics, the latter counted over training alone.
 """
 
 import json

@@ -166,12 +166,13 @@ def speed(cases: list[str], gpus: Annotated[str, typer.Option()] = "1,2,4,8", st
         taken = durations(metrics["pace"])
         taken = {step: seconds for step, seconds in taken.items() if step > WARM_UP}
         plain = statistics.median(taken[step] for step in taken if step not in updates)
+        update = statistics.median(taken[step] for step in updates & taken.keys()) - plain if updates else None
         speeds[case, number] = case.tokens / plain
         peak = metrics["peak_memory_bytes"]
         line |= {
             "device": metrics["row"]["device"], "ms": round(plain * 1e3, 1),
             "tokens_per_second_a_gpu": round(case.tokens / plain),
-            "update_seconds": round(statistics.median(taken[step] for step in updates & taken.keys()) - plain, 2) if updates else None,
+            "update_seconds": None if update is None else round(update, 2),
             "updates_with_masks_alike": len(metrics["topology"]["updates"]) if updates else None,
             "peak_gib": round(peak / 2**30, 1) if peak else None, "sharded": metrics["sharded"],
             "micro_batches": metrics["micro_batches"], "recomputes": metrics["recomputes_activations"],

@@ -11,6 +11,7 @@ from torch.nn import functional
 from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
+from sparsedc.evaluate import HeldOut
 from sparsedc.train import loop
 from sparsedc.train.cell import find_device, run_cell
 from sparsedc.train.loop import train_cell
@@ -157,6 +158,13 @@ def test_divergence_ends_the_cell_with_a_row(train, cell, method):
     assert row["val_loss"] is None
     assert row["train_loss"] is None
     assert row["steps"] < 32
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_one_held_out_document_has_no_standard_error(train, cell, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda *_: HeldOut(3.5, math.nan, 1000))
+    metrics = train(cell("dense"))
+    assert (metrics["row"]["val_loss"], metrics["row"]["val_loss_se"]) == (3.5, None)
     json.dumps(metrics, allow_nan=False)
 
 
