@@ -286,7 +286,7 @@ def with_gpus(lasting_with_gpus: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def with_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One for those whose GPUs fail, which are then chosen last."""
+    """One for those whose GPUs fail, which then get no cells for a while."""
     run = run_with_two_gpus(tmp_path_factory.mktemp("f"))
     run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     yield run
