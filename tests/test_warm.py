@@ -579,12 +579,12 @@ def test_a_job_that_is_stopped_as_soon_as_it_is_taken_ends(with_gpus: Run, cells
 
 
 def test_a_cell_that_is_done_is_done_whatever_its_gpu_does_next(
-    with_gpus: Run, cells: list[Path], tmp_path: Path
+    with_faults: Run, cells: list[Path], tmp_path: Path
 ) -> None:
     fails = "import torch\ndef fails(): raise RuntimeError('CUDA error: made up')\ntorch.cuda.empty_cache = fails"
-    assert train(with_gpus, cells[0], "--device", "cpu", **mishaps(tmp_path, fails)).wait(PATIENCE) == 0
-    wait_for(lambda: workers(with_gpus) == [])
-    assert train(with_gpus, cells[1], "--device", "cpu").wait(PATIENCE) == 0
+    assert train(with_faults, cells[0], "--device", "cpu", **mishaps(tmp_path, fails)).wait(PATIENCE) == 0
+    wait_for(lambda: workers(with_faults) == [])
+    assert train(with_faults, cells[1], "--device", "cpu").wait(PATIENCE) == 0
 
 
 def test_a_client_that_hangs_up_at_once_harms_no_other(with_gpus: Run, cells: list[Path]) -> None:
