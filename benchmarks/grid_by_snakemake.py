@@ -87,7 +87,7 @@ def grid(folder: Path, cells: int, gpus: int, at_once: int, cards: list[str], ki
     spans = [(one["finished"] - one["row"]["seconds"], one["finished"], one["gpu"]) for one in done]
     ends = sorted(end for _, end, _ in spans)
     attempts = [path.read_text() for path in (folder / "results" / "grid" / "logs" / "attempts").glob("*.log")]
-    said = Counter(line for text in attempts for line in re.findall(r"(?:: it[s ].* begins again|error: .*)", text))
+    said = Counter(line for text in attempts for line in re.findall(r"[^:\n]*; it begins again|error: .*", text))
     return {
         "gpus": gpus, "at_once": at_once, "device": done[0]["row"]["device"], "cells": cells,
         "done": len(done), "exit_status": code, "killed": killed, "said": said.most_common(8),

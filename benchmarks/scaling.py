@@ -93,13 +93,15 @@ class Machine:
         with self.changed:
             self.changed.wait_for(lambda: len(self.free) >= number)
             taken, self.free = self.free[:number], self.free[number:]
-        yield {
-            **os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(taken),
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(FAREWELL),
-        }  # fmt: skip
-        with self.changed:
-            self.free += taken
-            self.changed.notify_all()
+        try:
+            yield {
+                **os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(taken),
+                "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(FAREWELL),
+            }  # fmt: skip
+        finally:
+            with self.changed:
+                self.free += taken
+                self.changed.notify_all()
 
 
 @dataclass
@@ -140,8 +142,6 @@ class Cell:
                 if stop and step and 2 * int(step[1]) >= self.spec.steps:
                     running.send_signal(signal.SIGTERM)
                     stop = False
-        if running.returncode and not (self.folder / "work").exists():
-            print(said, file=sys.stderr)
         return said, json.loads(metrics.read_text()) if metrics.exists() else None
 
 

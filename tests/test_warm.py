@@ -253,20 +253,20 @@ def test_the_server_ends_with_the_run_and_leaves_no_socket(run: Run, study_folde
 
 
 def run_with_two_gpus(folder: Path) -> Run:
-    """A run on a machine of which nvidia-smi says that it has two GPUs; cells train on the CPU all the same."""
+    """A run on a machine of which nvidia-smi says that it has two GPUs; cells train on the CPU, traced."""
     run = Run(folder)
     smi = run.folder / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 0, GPU-a, 80000\necho 1, GPU-b, 80000\n")
     smi.chmod(0o755)
     run.environment |= {"PATH": f"{run.folder}:{run.environment['PATH']}"}
     run.environment.pop("CUDA_VISIBLE_DEVICES", None)
+    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     return run
 
 
 @pytest.fixture(scope="module")
 def lasting_with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     run = run_with_two_gpus(tmp_path_factory.mktemp("g"))
-    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     yield run
     run.finish()
 
@@ -288,7 +288,6 @@ def with_gpus(lasting_with_gpus: Run) -> Run:
 def with_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """One for those whose GPUs fail, which then get no cells for a while."""
     run = run_with_two_gpus(tmp_path_factory.mktemp("f"))
-    run.environment |= tracing(traced(run.folder), seconds_a_step=0)
     yield run
     run.finish()
 

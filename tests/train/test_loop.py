@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from torch.nn import functional
 from sparsedc import model as models
 from sparsedc.corpus.tokens import open_tokens
 from sparsedc.errors import InputError
-from sparsedc.evaluate import HeldOut
 from sparsedc.train import loop
 from sparsedc.train.cell import find_device, run_cell
 from sparsedc.train.loop import train_cell
@@ -161,11 +161,15 @@ def test_divergence_ends_the_cell_with_a_row(train, cell, method):
     json.dumps(metrics, allow_nan=False)
 
 
-def test_one_held_out_document_has_no_standard_error(train, cell, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", lambda *_: HeldOut(3.5, math.nan, 1000))
-    metrics = train(cell("dense"))
-    assert (metrics["row"]["val_loss"], metrics["row"]["val_loss_se"]) == (3.5, None)
-    json.dumps(metrics, allow_nan=False)
+@pytest.mark.parametrize(("documents", "enough"), [(2, True), (1, False)])
+def test_one_held_out_document_is_refused_before_training(token_folder, tmp_path, cell, documents, enough):
+    train, held_out = (open_tokens(token_folder, split) for split in ("train", "validation"))
+    few = replace(held_out, ids=held_out.ids[: held_out.document_starts()[documents]])
+    if enough:
+        json.dumps(train_cell(cell("dense"), train, few, tmp_path, CPU, lambda _: None), allow_nan=False)
+    else:
+        with pytest.raises(InputError, match="validation = 1 document"):
+            train_cell(cell("dense"), train, few, tmp_path, CPU, lambda _: pytest.fail("it has trained"))
 
 
 def test_counts_of_the_row_are_those_of_the_model(train, make_spec):

@@ -65,6 +65,11 @@ def train_cell(
                 "vocab_size", spec.vocab_size, f"the tokens come from a vocabulary of {tokens.vocab_size}",
                 "Set tokenizer.vocab_size to at least that.",
             )  # fmt: skip
+    if len(validation.document_starts()) < 2:
+        raise InputError(
+            spec.evaluation_split, "1 document", "a loss over one has no standard error",
+            "Hold out more text: raise corpus.validation_fraction or test_fraction, or give a larger corpus.",
+        )  # fmt: skip
     ids = budget(train, spec.unique_tokens)
     batches = Batches(len(ids) // spec.sequence_length, spec.batch_sequences, spec.seed)
     trainer = Trainer.start(spec, device, ranks=ranks)

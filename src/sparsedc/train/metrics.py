@@ -35,9 +35,7 @@ def metrics(trainer: Trainer, evaluated: HeldOut | None, train: Tokens, validati
         "steps": trainer.step,
         "params_active": spec.counts.active(trainer.engine.active or spec.counts.maskable),
         "val_loss": evaluated.loss if ok and evaluated else None,
-        "val_loss_se": evaluated.standard_error
-        if ok and evaluated and math.isfinite(evaluated.standard_error)
-        else None,
+        "val_loss_se": evaluated.standard_error if ok and evaluated else None,
         "train_loss": float(last.mean()) if ok else None,  # mean over the last tenth of the steps
         "status": "ok" if ok else "diverged",
         "seconds": trainer.seconds,
