@@ -12,7 +12,7 @@ from sparsedc.figures import MEASURED, OBSERVED, drawn
 from sparsedc.law.fit import Fit
 from sparsedc.law.select import Selection
 from sparsedc.study import load_study
-from workflows import ROOT, new_folder, planned, snakemake, write_study
+from workflows import ENVIRONMENT, ROOT, new_folder, planned, snakemake, write_study
 
 STUDY = {
     "name": "micro",
@@ -231,6 +231,24 @@ def test_a_deleted_spec_trains_nothing_again(copy):
     snakemake(copy, str(specs[0].relative_to(copy)))  # made anew, later than what was trained from it
     assert specs[0].exists()
     assert planned(copy)["train"] == 1
+
+
+def test_long_cells_are_trained_first(copy):
+    """With a trainer that only notes its cells and fails, so that their order is the scheduler's."""
+    for made in ("cells", "specs", "runs.csv"):
+        path = copy / "results/micro" / made
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for budget in copy.glob("results/micro/corpus/*/budgets/*.json"):
+        budget.unlink()
+    trainer = copy / "bin/sparsedc"
+    trainer.parent.mkdir()
+    trainer.write_text(
+        f'#!/bin/sh\n[ "$1" = train ] || exec {shutil.which("sparsedc", path=ENVIRONMENT["PATH"])} "$@"\n'
+        f'basename "$2" .json >> {copy / "order"}; exit 1\n'
+    )
+    trainer.chmod(0o755)
+    snakemake(copy, "--cores", "1", check=False, PATH=f"{trainer.parent}:{ENVIRONMENT['PATH']}")
+    assert (copy / "order").read_text().split() == list(load_study(STUDY).cells)
 
 
 def test_a_clock_that_was_set_back_is_told_before_training(copy):

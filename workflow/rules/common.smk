@@ -1,6 +1,11 @@
 # What a cell's job asks of a machine or a cluster.
 
 
+# Long cells first, so that none is left to run alone at the end. Snakemake chooses among jobs whose inputs exist: what a
+# cell needs is made for all of them (priority FIRST) before the first cell is trained.
+RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
+FIRST = len(RANK)
+
 SMALL = "small"  # the group of cells that share a job on a cluster, where `group-components` says how many do
 
 

@@ -105,6 +105,7 @@ rule budget:
         f"{CORPUS}/budgets/{{unique_tokens}}.json",
     log:
         f"{CORPUS}/budgets/{{unique_tokens}}.log",
+    priority: FIRST
     params:
         tokens=subpath(input.manifest, parent=True),
     shell:

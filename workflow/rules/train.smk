@@ -7,14 +7,12 @@ localrules:
     runs,
 
 
-RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
-
-
 rule spec:
     output:
         f"{RESULTS}/specs/{{cell}}.json",
     log:
         f"{RESULTS}/logs/spec/{{cell}}.log",
+    priority: FIRST
     params:
         spec=lambda wildcards: canonical_json(STUDY.cell(wildcards.cell).spec.content()),
     shell:
@@ -77,7 +75,7 @@ rule index:
         f"{RESULTS}/cells.tsv",
     log:
         f"{RESULTS}/logs/index.log",
-    priority: len(RANK)
+    priority: FIRST
     shell:
         "sparsedc study index {input} {output} 2> >(tee {log} >&2)"
 
