@@ -211,9 +211,28 @@ def test_contrast_names_what_is_wrong(
 def test_what_cannot_be_written_is_told_by_its_own_name(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "folder").mkdir()
-    assert run("study", "index", study_file, tmp_path / "folder", monkeypatch=monkeypatch) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'folder'}: Is a directory\n"
+    (tmp_path / "file").touch()
+    assert run("study", "index", study_file, tmp_path / "file" / "cells.tsv", monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: File exists\n"
+
+
+def test_a_folder_where_a_file_is_to_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sparsedc.law.table.read_table", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    assert run("law", "fit", "runs.csv", "--form", "chinchilla", "--out", "folder", monkeypatch=monkeypatch) == 2
+    assert "is a directory" in capsys.readouterr().err
+    assert run("law", "compare", "runs.csv", "--out", "file", monkeypatch=monkeypatch) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version", monkeypatch=monkeypatch) == 0
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text())
+    assert capsys.readouterr().out == f"sparsedc {citation['version']}\n"
 
 
 def test_usage_errors_have_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,11 @@ import os
 import sys
 import traceback
 import warnings
+from typing import Annotated
 
 import typer
 
+from sparsedc import __version__
 from sparsedc.cli import corpus, evaluate, figures, law, plan, runs, study, train
 from sparsedc.cli.stderr import show_warning
 from sparsedc.driver import end_with_driver
@@ -28,6 +30,21 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(law.app, name="law")
 for command in (train.train, evaluate.evaluate, plan.plan, figures.figure, figures.summary):
     app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sparsedc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 def main() -> None:

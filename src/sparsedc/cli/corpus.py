@@ -14,7 +14,8 @@ Documents = Annotated[Path, typer.Option(help="The folder that `corpus documents
 
 @app.command()
 def documents(
-    config: StudyFile, out: Annotated[Path, typer.Option(help="Folder for the documents of each split.")]
+    config: StudyFile,
+    out: Annotated[Path, typer.Option(help="Folder for the documents of each split.", file_okay=False)],
 ) -> None:
     """Read a study's text: drop duplicates, split by document hash, fix the order."""
     from sparsedc.corpus.documents import build_documents
@@ -27,7 +28,7 @@ def documents(
 def tokenizer(
     config: StudyFile,
     documents: Documents,
-    out: Annotated[Path, typer.Option(help="Folder for the tokenizer, as transformers loads it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer, as transformers loads it.", file_okay=False)],
 ) -> None:
     """Train or load a study's tokenizer."""
     from sparsedc.corpus.tokenizer import build_tokenizer
@@ -40,7 +41,9 @@ def tokenizer(
 def tokens(
     documents: Documents,
     tokenizer: Annotated[Path, typer.Option(help="The folder that `corpus tokenizer` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the token files, and manifest.json with their checksums.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the token files, and manifest.json with their checksums.", file_okay=False)
+    ],
 ) -> None:
     """Encode the documents into one flat token file a split."""
     from sparsedc.corpus.packing import build_tokens
@@ -54,7 +57,7 @@ def budget(
     unique_tokens: Annotated[
         str, typer.Option(help="U: the budget is the first U tokens of the train split, such as 64k.")
     ],
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write.", dir_okay=False)],
 ) -> None:
     """Describe a unique-token budget, if the corpus can fill it: its documents, its share, its checksum."""
     from sparsedc.corpus.budgets import build_budget

@@ -13,7 +13,7 @@ def evaluate(
     tasks: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness, such as piqa,hellaswag.")],
     include_path: Annotated[Path | None, typer.Option(help="A folder of task files of your own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples a task. Default: all.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The scores to write, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The scores to write, as JSON.", dir_okay=False)] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: a GPU if there is one.")] = None,
 ) -> None:
     """Evaluate a kept model on downstream tasks."""

@@ -35,7 +35,7 @@ def figure(
 def summary(
     runs: Annotated[Path, typer.Option(help="A runs table.")],
     law: Annotated[Path, typer.Option(help="The folder that `law compare` wrote.")],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)],
 ) -> None:
     """Sum a study up in one table, in plain words."""
     from sparsedc.atomic import write_text

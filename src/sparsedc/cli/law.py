@@ -21,7 +21,8 @@ Params = Annotated[
 Delta = Annotated[str, typer.Option(help="Huber threshold of residuals.")]
 Bootstrap = Annotated[int, typer.Option(help="Refits to resampled runs, for intervals; 1000 are usual.")]
 LawFolder = typer.Option(
-    help="Folder for law.json, the chosen fit, with selection.json, comparison.csv and predictions.csv."
+    help="Folder for law.json, the chosen fit, with selection.json, comparison.csv and predictions.csv.",
+    file_okay=False,
 )
 
 
@@ -44,7 +45,7 @@ def fit(
         str | None, typer.Option(help="Quantities to profile, such as R_D_star,beta-alpha,R_D_star(s=0.5).")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of starts and resampling.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The fit to write, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The fit to write, as JSON.", dir_okay=False)] = None,
 ) -> None:
     """Fit one form of the law to a table of runs, ours or any CSV."""
     from dataclasses import replace
@@ -182,7 +183,7 @@ def predict(
 
 @app.command()
 def published(
-    runs: Annotated[Path, typer.Option(help="The runs table to write, of its eleven validation runs.")],
+    runs: Annotated[Path, typer.Option(help="The runs table to write, of its eleven validation runs.", dir_okay=False)],
     out: Annotated[Path, LawFolder],
 ) -> None:
     """Write the published law as a study's law, with the runs that its authors tested it on."""

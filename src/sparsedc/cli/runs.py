@@ -16,7 +16,7 @@ app = typer.Typer(
 @app.command()
 def collect(
     cells: Annotated[Path, typer.Argument(help="A study's cells.tsv; its cells lie in the folder cells beside it.")],
-    out: Annotated[Path, typer.Argument(help="The runs table to write.")],
+    out: Annotated[Path, typer.Argument(help="The runs table to write.", dir_okay=False)],
     so_far: Annotated[bool, typer.Option("--so-far", help="Leave out cells that have no metrics yet.")] = False,
 ) -> None:
     """Collect the metrics of a study's cells into its runs table, and topology.csv and stability.csv beside it."""
@@ -31,7 +31,10 @@ def merge(
         list[Path], typer.Argument(help="Runs tables; of a cell that stands in several, the first counts.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The runs table to write; the merged topology.csv and stability.csv go beside it.")
+        Path,
+        typer.Option(
+            help="The runs table to write; the merged topology.csv and stability.csv go beside it.", dir_okay=False
+        ),
     ],
 ) -> None:
     """Merge runs tables by cell, and topology.csv and stability.csv that lie beside them."""
@@ -44,7 +47,7 @@ def merge(
 def contrast(
     table: Table,
     out: Annotated[
-        Path | None, typer.Option(help="The table of contrasts to write; optima.csv goes beside it.")
+        Path | None, typer.Option(help="The table of contrasts to write; optima.csv goes beside it.", dir_okay=False)
     ] = None,
     columns: Columns = None,
     noise_of: Annotated[

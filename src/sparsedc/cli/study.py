@@ -118,7 +118,8 @@ def results(config: StudyFile) -> None:
 
 @app.command()
 def index(
-    config: StudyFile, out: Annotated[Path, typer.Argument(help="The table to write, such as cells.tsv.")]
+    config: StudyFile,
+    out: Annotated[Path, typer.Argument(help="The table to write, such as cells.tsv.", dir_okay=False)],
 ) -> None:
     """Write the list of a study's cells as a tab-separated table."""
     from sparsedc.atomic import write_text
@@ -131,7 +132,8 @@ def index(
 
 @app.command()
 def specs(
-    config: StudyFile, out: Annotated[Path, typer.Option(help="Folder for the specs, such as results/mine/specs.")]
+    config: StudyFile,
+    out: Annotated[Path, typer.Option(help="Folder for the specs, such as results/mine/specs.", file_okay=False)],
 ) -> None:
     """Write every cell's spec file, as the workflow does, for training without it."""
     from sparsedc.atomic import write_text

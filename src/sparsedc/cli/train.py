@@ -9,10 +9,14 @@ import typer
 
 def train(
     spec: Annotated[Path, typer.Argument(help="A cell's spec file, as `study specs` writes it.")],
-    metrics: Annotated[Path, typer.Argument(help="The metrics file to write, such as metrics.json.")],
-    model: Annotated[Path | None, typer.Argument(help="The folder to keep the model in, if it is to be kept.")] = None,
+    metrics: Annotated[Path, typer.Argument(help="The metrics file to write, such as metrics.json.", dir_okay=False)],
+    model: Annotated[
+        Path | None, typer.Argument(help="The folder to keep the model in, if it is to be kept.", file_okay=False)
+    ] = None,
     tokens: Annotated[Path | None, typer.Option(help="Folder of tokens. Default: the study's own.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints. Default: the study's own.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints. Default: the study's own.", file_okay=False)
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: a GPU if there is one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, of all ranks of a machine together.")] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train it together, each on a GPU of its own.")] = 1,
