@@ -127,15 +127,17 @@ def main(
 
 
 def write_tokens(folder: Path, tokens: int, vocabulary: int) -> None:
-    """A folder of random tokens, as the tokenizer's would be."""
+    """A folder of random tokens, as the tokenizer's would be, as frequent as in text (Zipf): their loss falls, so that
+    a model that has lost what it learnt is seen."""
     folder.mkdir()
     splits = {}
     for name, count in (("train", tokens), ("validation", HELD_OUT)):
-        ids = np.random.default_rng(0).integers(0, vocabulary, count).astype(np.uint16).tobytes()
+        drawn = (vocabulary ** np.random.default_rng(0).random(count)).astype(np.uint16) - 1
+        ids = drawn.tobytes()
         (folder / f"{name}.bin").write_bytes(ids)
         splits[name] = {
-            "tokens": count, "documents": 1, "characters": count, "sha256": hashlib.sha256(ids).hexdigest(),
-            "file": f"{name}.bin",
+            "tokens": count, "documents": int((drawn == 0).sum()), "characters": count,
+            "sha256": hashlib.sha256(ids).hexdigest(), "file": f"{name}.bin",
         }  # fmt: skip
     manifest = {"format": 1, "dtype": "uint16", "vocab_size": vocabulary, "eod": 0, "splits": splits}
     (folder / "manifest.json").write_text(json.dumps(manifest))

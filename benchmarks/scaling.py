@@ -7,12 +7,12 @@ checkpoint of many that is resumed on fewer.
 
 A case is size:way:tokens a GPU and step, in sequences of 256 and a vocabulary of 32,000. Ways: `dense`, each GPU with
 the whole model unless that is too large; `shards`, dense in shards whatever its size (on one GPU there are none); or a
-sparse method, at density 0.25. Tokens are random. Runs that find enough free GPUs go on side by side. One JSON line a
-run: a step's time is the median over steps after the first four that end with no topology update; an update's time
-is the median of such steps with one, less that. At each update all ranks' masks are compared, by `sparsedc train`
-itself, and a run whose masks differ fails. Every step ends with a look at the loss, for which ranks wait for each
-other; in longer cells one in a hundred does. One GPU replays a recorded step where the model is small enough, several
-do not.
+sparse method, at density 0.25. Tokens are random, as frequent as in text. Runs that find enough free GPUs go on side by
+side. One JSON line a run: a step's time is the median over steps after the first four that end with no topology update;
+an update's time is the median of such steps with one, less that. At each update all ranks' masks are compared, by
+`sparsedc train` itself, and a run whose masks differ fails. Every step ends with a look at the loss, for which ranks
+wait for each other; in longer cells one in a hundred does. One GPU replays a recorded step where the model is small
+enough, several do not.
 """
 
 import json
