@@ -1,8 +1,8 @@
 # What a cell's job asks of a machine or a cluster.
 
 
-# Long cells first, so that none is left to run alone at the end. Snakemake chooses among jobs whose inputs exist: what a
-# cell needs is made for all of them (priority FIRST) before the first cell is trained.
+# Long cells first, so that none is left to run alone at the end. Snakemake chooses among jobs whose inputs exist: so what
+# cells need is made for all of them before the first is trained (from priority FIRST on).
 RANK = {cell: rank for rank, cell in enumerate(reversed(STUDY.cells))}
 FIRST = len(RANK)
 

@@ -12,7 +12,7 @@ rule spec:
         f"{RESULTS}/specs/{{cell}}.json",
     log:
         f"{RESULTS}/logs/spec/{{cell}}.log",
-    priority: FIRST
+    priority: lambda wildcards: FIRST + RANK[wildcards.cell]
     params:
         spec=lambda wildcards: canonical_json(STUDY.cell(wildcards.cell).spec.content()),
     shell:
