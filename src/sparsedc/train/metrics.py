@@ -132,13 +132,19 @@ def gpu(device: torch.device) -> str | None:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package runs from; "unknown" for an installed copy."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        result = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()
+    """The commit of the checkout that this package runs from; "unknown" for a copy, also where that lies in a checkout
+    of something else."""
+    here = Path(__file__)
+    said = ""
+    for command in (
+        ["git", "ls-files", "--error-unmatch", here.name],
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+    ):
+        try:
+            said = subprocess.run(
+                command, cwd=here.parent, capture_output=True, text=True, check=True,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            ).stdout.strip()  # fmt: skip
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+    return said
