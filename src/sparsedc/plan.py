@@ -88,7 +88,7 @@ class Plan:
             f"Train {_run(best)}.",
             _said(self.over_dense, "the best dense run"),
             _said(self.over_one_epoch, "the best run of one epoch"),
-            f"Within {WITHIN:g} nats of it at {100 * self.frugal.allocation.flops / best.flops:.2g} % of its compute: "
+            f"Within {WITHIN:g} nats of it at {_percent(self.frugal.allocation.flops / best.flops)} of its compute: "
             f"{_run(self.frugal.allocation)}.",
             f"N counts {self.counting}.",
             *self.notes,
@@ -192,6 +192,8 @@ def _notes(fit: Fit, flops: float, best: Allocation, max_params: float | None) -
     notes = []
     if fit.status not in ("ok", "published"):
         notes.append(f"The law is {fit.status}: {'; '.join(fit.reasons)}.")
+    if fit.status == "published" and best.density < 1:
+        notes.append("Its gain from sparsity is the law's; our own runs, far smaller, do not show it (docs/findings.md).")
     if fit.draws is None and fit.status != "published":
         notes.append("This fit has no bootstrap: its intervals are the scatter of runs alone, too narrow afar.")
     if not knows_repetition(fit):
@@ -209,7 +211,7 @@ def _notes(fit: Fit, flops: float, best: Allocation, max_params: float | None) -
 
 
 def _run(best: Allocation) -> str:
-    passes = "one epoch" if abs(best.epochs - 1) < 5e-3 else f"{best.epochs:.3g} epochs"
+    passes = "one epoch" if abs(best.epochs - 1) < 5e-3 else f"{_three(best.epochs)} epochs"
     return f"{count_label(best.size)} dense-equivalent parameters at density {best.density:.3g} for {passes}"
 
 
@@ -257,3 +259,7 @@ def _ends(interval: Interval, form: str) -> str:
 
 def _three(value: float) -> str:
     return f"{value:,.0f}" if 999.5 <= value < 1e6 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"

@@ -72,7 +72,10 @@ def test_summary_of_published_constants(tmp_path):
             Error(4, 0.062, 0.058, 0.058),
             ["does not beat the nearest run", "0.062 against 0.050", "all of them too high"],
         ),
-        (Error(4, 0.030, 0.028, -0.028), ["beats the nearest run", "0.030 against 0.050", "all of them too low"]),
+        (
+            Error(4, 0.030, 0.028, -0.028),
+            ["beats the nearest run", "0.030 against 0.050", "all of them too low", "so few cells do not decide"],
+        ),
         (Error(1, 0.030, 0.030, 0.030), ["beats", "on the one cell", "it predicts it too high"]),
         (None, ["not tested"]),
     ],
@@ -88,3 +91,9 @@ def test_verdict_names_a_bias_only_where_all_errors_have_one_sign(tiny):
     fits = Selection.load(tiny / "law" / SELECTION).fits
     errors = {fits[0].form: Error(4, 0.03, 0.028, 0.010), "mean": Error(4, 0.3, 0.3, 0.3)}
     assert "too" not in verdict(Selection(fits, errors))
+
+
+def test_verdict_of_six_cells_stands(tiny):
+    fits = Selection.load(tiny / "law" / SELECTION).fits
+    errors = {fits[0].form: Error(6, 0.03, 0.028, 0.010), "mean": Error(6, 0.3, 0.3, 0.3)}
+    assert "so few" not in verdict(Selection(fits, errors))

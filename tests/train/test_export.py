@@ -207,6 +207,7 @@ def test_the_tokenizer_makes_the_tokens_that_were_trained_on(pretrained, kept, c
 def test_the_card_tells_what_the_model_is(kept):
     folder, metrics, _ = kept(method="rigl", density=0.25)
     text = (folder / "README.md").read_text()
+    assert f"\n# {folder.name}\n" in text
     facts = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE))
     row = metrics["row"]
     assert facts["method"] == "rigl"

@@ -21,6 +21,7 @@ _STYLE = (
     "th, td { padding: 0.4em 0.8em; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; } "
     "th { width: 16em; }"
 )
+DECISIVE = 6  # cells: with fewer, even being closer on each of them is chance at 5 % (a sign test of both sides)
 _BASELINES = {"mean": "mean of the fitted losses", "dense law": "law of dense models"}
 _STATUS: dict[Status, str] = {
     "ok": "the runs determine all of its parameters",
@@ -116,12 +117,13 @@ def verdict(selection: Selection) -> str:
     beats = law.rmse < others[name].rmse
     sign = "high" if law.mean > 0 else "low"
     biased = math.isclose(abs(law.mean), law.mean_abs, rel_tol=1e-9)  # only where all errors are of one sign
-    one = law.n == 1
+    one, few = law.n == 1, law.n < DECISIVE
     return (
         f"The law {'beats' if beats else 'does not beat'} the {_BASELINES.get(name, name)} "
         f"on the {'one cell' if one else f'{law.n} cells'} it never saw: "
         f"error {law.rmse:.3f} against {others[name].rmse:.3f} nats per token"
         + (f"; it predicts {'it' if one else 'all of them'} too {sign}" if biased else "")
+        + ("; so few cells do not decide between them" if few else "")
         + ("" if selection.best.usable else "; but the runs do not determine the law")
     )
 

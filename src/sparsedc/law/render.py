@@ -63,7 +63,8 @@ def render_comparison(selection: Selection) -> str:
     text = table.to_string(index=False, na_rep="-", float_format="{:.4f}".format, formatters=numbers)
     best = selection.best
     why = "the lowest AICc of the forms that the runs identify" if best.usable else "but the runs identify no form"
-    notes = [f"Chosen: {best.form} ({best.status}), {why}."]
+    chosen = f"Chosen: {best.form} ({best.status}), {why}."
+    notes = [f"Law: {best.form}, by its published constants." if best.status == "published" else chosen]
     notes += ["Errors are RMSE in nats per token on the runs named, which the law was not fitted to, but for `fitted`."]
     notes += [f"{fit.form}: {'; '.join(fit.reasons)}" for fit in selection.fits if fit.reasons]
     for name, kinds in selection.cross_validation.items():

@@ -59,15 +59,17 @@ def save_model(trainer: Trainer, metrics: dict[str, Any] | None, tokenizer: Any,
     """Write a trained cell's model, with its name, to the folder `out`, whole or not at all. All ranks call this; the
     leading one, which has the metrics, writes."""
     from transformers import LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # which would go to the logs
     weights = weights_of(trainer)
     if metrics is None:
         return
     spec = trainer.spec
     config = llama_config(spec.shape, spec.vocab_size, spec.sequence_length, spec.training.init_std)
     config.use_cache = True
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, token, getattr(tokenizer, token))
     tokenizer.model_max_length = spec.sequence_length
     with torch.device("meta"):  # the weights are there already
         model = LlamaForCausalLM(config)
