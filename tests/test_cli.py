@@ -122,11 +122,11 @@ def test_results_is_where_the_workflow_puts_them(
 
 BAD = {
     "unknown key": ({"sequence_lenght": 64}, "sequence_lenght = 64: unknown key. Did you mean sequence_length?"),
-    "density": ({"grid": [{**STUDY["grid"][0], "densities": [1.1]}]}, "grid.0.densities.0 = 1.1: "),
-    "size": ({"grid": [{**STUDY["grid"][0], "sizes": ["9k"]}]}, "size = 9k: no such size. Known: 13k, "),
-    "method": ({"grid": [{**STUDY["grid"][0], "methods": ["rig"]}]}, "method = rig: "),
+    "density": ({"grid": [{**STUDY["grid"][0], "densities": [1.1]}]}, "grid[0].densities[0] = 1.1: "),
+    "size": ({"grid": [{**STUDY["grid"][0], "sizes": ["9k"]}]}, "grid[0].sizes[0] = 9k: no such size. Use 13k, "),
+    "method": ({"grid": [{**STUDY["grid"][0], "methods": ["rig"]}]}, "grid[0].methods[0] = rig: "),
     "batch": ({"training": {"batch_tokens": 100}}, "batch_tokens = 100: "),
-    "exclusion": ({"exclude": [{"size": "9k"}]}, "exclude = {'size': ['9k']}: picks no cell of the study. "),
+    "exclusion": ({"exclude": [{"size": "9k"}]}, "exclude[0] = {'size': ['9k']}: picks no cell of the study. "),
     "sweep": ({"grid": [{**STUDY["grid"][0], "sweep": {"lr": ["x"]}}]}, "lr = x: "),
     "no cells": ({"grid": [], "cells": []}, "grid = empty: the study has no cells. "),
 }

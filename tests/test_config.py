@@ -201,7 +201,7 @@ def sections(base: type[Section]) -> list[type[Section]]:
 def test_every_section_refuses_unknown_keys_and_is_frozen(section: type[Section]) -> None:
     with pytest.raises(ValidationError) as raised:
         section.model_validate({"no_such_key": 1})
-    assert "extra_forbidden" in {error["type"] for error in raised.value.errors()}
+    assert "no_such_key = 1: unknown key. " in str(raised.value)
     assert section.model_config["frozen"] is True
 
 

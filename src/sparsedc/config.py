@@ -3,16 +3,17 @@
 Unknown keys are errors. `sparsedc.study` turns a validated config into cells. This module imports no torch.
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sparsedc.errors import InputError
-from sparsedc.law.forms import COMPARED
-from sparsedc.numbers import parse_count
+from sparsedc.errors import InputError, nearest, one_of
+from sparsedc.law.forms import COMPARED, get_form
+from sparsedc.numbers import as_decimal, parse_count
+from sparsedc.sparsity.methods import method
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -20,9 +21,24 @@ PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 NewbornPolicy = Literal["reset", "naive", "linear", "compounding"]  # sparsedc.optim.Newborn explains them
 MAX_AGE = 2**15 - 1  # the optimizer counts the steps of a weight's life in 16 bits
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # may stand in a path
 Role = Literal["fit", "extrapolation"]
 SplitName = Literal["train", "validation", "test"]
+
+
+def in_a_path(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        problem = "may hold letters, digits, _, . and - only, and begins with a letter or digit"
+        raise InputError("name", name, problem, "Write it like my-study.")
+    return name
+
+
+def known_method(name: str) -> str:
+    return method(name).name
+
+
+def known_form(name: str) -> str:
+    get_form(name)
+    return name
 
 
 def as_list(value: object) -> object:
@@ -55,6 +71,9 @@ def nodes_and_gpus(value: object) -> object:
     return value
 
 
+Name = Annotated[str, AfterValidator(in_a_path)]
+MethodName = Annotated[str, AfterValidator(known_method)]
+FormName = Annotated[str, AfterValidator(known_form)]
 Splits = Annotated[dict[SplitName, str], AfterValidator(train_and_validation)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0, le=10**18)]  # a column of the runs table holds it
 Refits = Annotated[int, Field(ge=0, strict=True), AfterValidator(none_or_several)]
@@ -67,7 +86,17 @@ Block = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(rows_and_colu
 class Section(BaseModel):
     """Base of all sections: unknown keys forbidden, numbers finite, values fixed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def known_keys(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                listed = f"{one_of(key, cls.model_fields)} config.yaml explains every key."
+                near = nearest(key, cls.model_fields)
+                raise InputError(str(key), values[key], "unknown key", f"Did you mean {near}?" if near else listed)
+        return values
 
 
 class Documents(Section):
@@ -208,7 +237,7 @@ class Selector(Section):
     density: OneOrMore[Density] = None
     unique_tokens: OneOrMore[Count] = None
     epochs: OneOrMore[PositiveInt] = None
-    method: OneOrMore[str] = None
+    method: OneOrMore[MethodName] = None
     seed: OneOrMore[Seed] = None
     role: OneOrMore[Role] = None
 
@@ -227,7 +256,7 @@ class Factors(Section):
     densities: list[Density] = Field(min_length=1)
     unique_tokens: list[Count] = Field(min_length=1)
     epochs: list[PositiveInt] = Field(min_length=1)
-    methods: list[str] = Field(default=["rigl"], min_length=1)
+    methods: list[MethodName] = Field(default=["rigl"], min_length=1)
     seeds: list[Seed] = Field(default=[0], min_length=1)
     sweep: dict[
         str, Annotated[list[Any], Field(min_length=1)]
@@ -242,7 +271,7 @@ class Listed(Section):
     density: Density
     unique_tokens: Count
     epochs: PositiveInt
-    method: str = "rigl"
+    method: MethodName = "rigl"
     seed: Seed = 0
     set: Hyperparameters = Hyperparameters()
 
@@ -251,7 +280,7 @@ class Law(Section):
     """What is fitted to the runs table."""
 
     published: bool = False  # written `law: published`: the paper's constants, and nothing is trained or fitted
-    forms: list[str] = Field(default=list(COMPARED), min_length=1)
+    forms: list[FormName] = Field(default=list(COMPARED), min_length=1)
     params: Literal["body", "active", "paper", "average"] = "body"  # which count is the law's N; see docs/law.md
     huber_delta: Annotated[float, Field(gt=0)] = 1e-3  # of log-loss residuals
     bootstrap: Refits = 200  # for intervals; 0: none
@@ -321,34 +350,48 @@ S = TypeVar("S", bound=Section)
 
 
 def validated(schema: type[S], values: object, where: str) -> S:
-    """Validate values against a section of the study file, whose validators raise an InputError that names a key of
-    the section, or a ValueError of their own key.
+    """Validate values against a section of the study file. Its validators raise a ValueError of their own value, or an
+    InputError of that or of a key of the section.
 
     Raises:
-        InputError: naming the first key at fault, its value, and what it may be.
+        InputError: naming the place of the first value at fault, the value, and what it may be.
     """
     try:
         return schema.model_validate(values)
     except ValidationError as invalid:
-        # An unknown key explains the missing one that it was meant to be.
-        error = min(invalid.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    field = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
-    if error["type"] == "extra_forbidden":
-        key = str(error["loc"][-1])  # which may have its place elsewhere
-        near = get_close_matches(key, [other for other in _keys(schema) if other != key], n=1)
-        remedy = f"Did you mean {near[0]}?" if near else "Take it out; config.yaml explains every key."
-        raise InputError(field, error["input"], "unknown key", remedy)
-    if error["type"] == "missing":
-        raise InputError(field, "(absent)", "is required", "Add it; config.yaml shows how.")
-    reason = error.get("ctx", {}).get("error")
+        error = invalid.errors()[0]
+    kind, value, about = error["type"], error["input"], error.get("ctx", {})
+    reason = about.get("error")
+
+    def at(*keys: str) -> str:
+        return "".join([where, *_steps(values, error["loc"]), *(f".{key}" for key in keys)]).removeprefix(".")
+
+    if kind in ("missing", "union_tag_not_found"):
+        key = about["discriminator"].strip("'") if "discriminator" in about else str(error["loc"][-1])
+        raise InputError(at(key), "(absent)", "is required", "Add it; config.yaml shows how.")
+    if kind == "union_tag_invalid":
+        field, tag = at(about["discriminator"].strip("'")), about["tag"]
+        raise InputError(field, tag, "unknown", one_of(tag, _quoted(about["expected_tags"])))
+    if kind == "literal_error":
+        raise InputError(at(), value, "unknown", one_of(value, _quoted(about["expected"])))
+    if kind == "float_parsing":
+        raise InputError(at(), value, "is not a number", as_decimal(value))
     if isinstance(reason, InputError):
-        raise InputError(".".join(filter(None, (field, reason.field))), reason.value, reason.problem, reason.remedy)
-    problem = "should be keys with values" if error["type"] == "model_type" else str(reason or error["msg"])
-    raise InputError(field, error["input"], problem, "Correct it; config.yaml explains every key.")
+        field = at() if reason.value == value else at(reason.field)
+        raise InputError(field, reason.value, reason.problem, reason.remedy)
+    no_section = kind in ("model_type", "model_attributes_type", "dict_type")
+    problem = "should be keys with values" if no_section else str(reason or error["msg"])
+    raise InputError(at(), value, problem, "Correct it; config.yaml explains every key.")
 
 
-def _keys(schema: type[Section]) -> Iterable[str]:
-    """All key names of a section and of the sections in it."""
-    definitions = schema.model_json_schema()
-    for section in (definitions, *definitions.get("$defs", {}).values()):
-        yield from section.get("properties", {})
+def _steps(values: object, loc: tuple[int | str, ...]) -> Iterator[str]:
+    """The way to a value, such as .grid [0] .sizes; what Pydantic adds to it, as the tag of a union, leads nowhere."""
+    for part in loc:
+        inside = values if isinstance(values, dict) else dict(enumerate(values if isinstance(values, list) else ()))
+        if part in inside:
+            yield f"[{part}]" if isinstance(part, int) else f".{part}"
+            values = inside[part]
+
+
+def _quoted(words: str) -> list[str]:
+    return re.findall("'(.+?)'", words)

@@ -1,6 +1,9 @@
 """What goes wrong because of an input, said once and in one way: which field, which value, what to do; and what a GPU
 does, which is nobody's input."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 GPU_FAULT = 75  # exit status of what may go well on another GPU, or later: EX_TEMPFAIL of sysexits.h
 # As PyTorch's own calls say it, those of compiled code, Triton, NCCL and cuDNN; and what is said so and would be the
 # same on every GPU of a machine.
@@ -30,6 +33,22 @@ class InputError(ValueError):
             shown = shown[:197] + "..."
         super().__init__(f"{field} = {shown}: {problem}. {remedy}")
         self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Which of the known words a word is like, whatever their case; None: none."""
+    words = {name.lower(): name for name in known}
+    return next((words[near] for near in get_close_matches(str(word).lower(), words, n=1)), None)
+
+
+def one_of(word: object, known: Iterable[str]) -> str:
+    """The remedy for a word that is none of those known: the one that was perhaps meant, and all if they are few."""
+    *others, last = known
+    near = nearest(word, [*others, last])
+    if near is not None and len(others) >= 10:
+        return f"Did you mean {near}?"
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return f"Use {listed}" + (f" (did you mean {near}?)." if near is not None else ".")
 
 
 def is_gpu_fault(error: BaseException) -> bool:

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from sparsedc.atomic import write_text
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, nearest
 
 BATCH = 16  # texts at once
 
@@ -63,8 +62,8 @@ def evaluate_tasks(
     manager = TaskManager(include_path=None if include is None else str(include))
     for task in tasks:
         if task not in manager.all_tasks:
-            near = get_close_matches(task, manager.all_tasks, n=3)
-            remedy = f"Did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them."
+            near = nearest(task, manager.all_tasks)
+            remedy = f"Did you mean {near}?" if near else "`lm-eval ls tasks` lists them."
             raise InputError("tasks", task, "no such task", remedy)
     with redirect_stdout(sys.stderr):  # to which it tells of its progress
         loaded = HFLM(pretrained=str(model), device=chosen, batch_size=BATCH)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sparsedc.config import Shape
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -114,14 +114,14 @@ def six_nd(params: float, tokens: float) -> float:
     return 6.0 * params * tokens
 
 
-def find_shape(size: str, ladder: dict[str, Shape]) -> Shape:
-    """The shape of a named size.
+def find_shape(size: str, ladder: dict[str, Shape], field: str = "size") -> Shape:
+    """The shape of a size that `field` names.
 
     Raises:
         InputError: no such size.
     """
     if size not in ladder:
-        raise InputError("size", size, "no such size", f"Known: {', '.join(ladder)}; or add it under `ladder`.")
+        raise InputError(field, size, "no such size", f"{one_of(size, ladder)} Or add it under `ladder`.")
     return ladder[size]
 
 

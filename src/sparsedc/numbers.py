@@ -27,6 +27,15 @@ def parse_number(text: str) -> Decimal:
         raise ValueError(f"{text!r} is not a number such as 65536, 300M or 1.3B") from None
 
 
+def as_decimal(text: str) -> str:
+    """The remedy for text that is no number: 50% and 1/2 are written 0.5."""
+    numerator, _, denominator = text.replace("%", "/100").partition("/")
+    try:
+        return f"Write {float(numerator) / float(denominator):g}."
+    except (ValueError, ZeroDivisionError):
+        return "Write it like 0.5."
+
+
 def parse_count(value: object) -> object:
     """Read a count such as 65536, "300M" or "1.3B"; what is neither text nor fraction comes back as it is.
 

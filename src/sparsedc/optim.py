@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsedc.config import MAX_AGE, NewbornPolicy
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 CHUNK = 2**25  # weights that are stepped at once: bounds the memory of intermediate results
 
@@ -44,7 +44,7 @@ class Newborn:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise InputError("newborn", self.policy, "unknown policy", f"Use one of {', '.join(POLICIES)}.")
+            raise InputError("newborn", self.policy, "unknown policy", one_of(self.policy, POLICIES))
         if not 1 <= self.ramp_steps <= MAX_AGE:
             raise InputError("ramp_steps", self.ramp_steps, f"not in 1 … {MAX_AGE}", "Give a number of steps.")
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sparsedc.atomic import whole
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
+from sparsedc.words import some
 
 if TYPE_CHECKING:
     from sparsedc.spec import Spec
@@ -107,12 +108,13 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise InputError("runs table", path, "not a CSV table", "Name a CSV file with a header line.") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
-        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError("runs table", path, f"lacks the column(s) {named}", "See docs/runs.md for the columns.")
+        raise InputError(
+            "runs table", path, f"lacks the column(s) {some(missing)}", "See docs/runs.md for the columns."
+        )
     for column, known in (("role", ROLES), ("status", STATUSES)):
         unknown = table.loc[~table[column].isin(known), column].fillna("(blank)")
         if len(unknown):
-            raise InputError(column, unknown.iloc[0], f"is unknown in {path}", f"Use {' or '.join(known)}.")
+            raise InputError(column, unknown.iloc[0], f"is unknown in {path}", one_of(unknown.iloc[0], known))
     doubled = table.loc[table["cell"].duplicated(), "cell"]
     if len(doubled):
         raise InputError("cell", doubled.iloc[0], f"stands more than once in {path}", "Keep one row a cell.")

@@ -20,12 +20,12 @@ from sparsedc.config import (
     Listed,
     Role,
     Selector,
+    Shape,
     StudyConfig,
     Tokenizer,
     validated,
 )
 from sparsedc.errors import InputError
-from sparsedc.law.forms import get_form
 from sparsedc.numbers import SUFFIXES
 from sparsedc.sparsity.methods import method
 from sparsedc.spec import FINGERPRINT_LENGTH, TEXT, Spec, fingerprint
@@ -124,19 +124,33 @@ class Study:
         return self.config.gpus.get(self.cell(name).spec.size, (1, 1))
 
     def _expand(self) -> Iterator[Cell]:
+        for place, size in self._sizes():
+            model.find_shape(size, self._ladder, place)
         used: set[int] = set()
         for number, factors in enumerate(self.config.grid):
-            where = f"grid.{number}"
+            where = f"grid[{number}]"
             cells = dict(self._kept(_product(factors, where), used))
             _check_sweep(factors, cells, where)
             yield from cells.values()
         for _, cell in self._kept(self.config.cells, used):
             yield cell
         for where in ("exclude", "overrides", "keep_models"):
-            for selector in getattr(self.config, where):
+            for number, selector in enumerate(getattr(self.config, where)):
                 if id(selector) not in used:
                     picked = selector.model_dump(exclude_none=True, exclude={"set"})
-                    raise InputError(where, picked, "picks no cell of the study", "Correct it or take it out.")
+                    raise InputError(
+                        f"{where}[{number}]", picked, "picks no cell of the study", "Correct it or take it out."
+                    )
+
+    def _sizes(self) -> Iterator[tuple[str, str]]:
+        """Each size that a cell may have, after its place in the file."""
+        for number, factors in enumerate(self.config.grid):
+            yield from ((f"grid[{number}].sizes[{place}]", size) for place, size in enumerate(factors.sizes))
+        yield from ((f"cells[{number}].size", listed.size) for number, listed in enumerate(self.config.cells))
+
+    @property
+    def _ladder(self) -> dict[str, Shape]:
+        return {**model.LADDER, **self.config.ladder}
 
     def _kept(self, candidates: Iterable[Listed], used: set[int]) -> Iterator[tuple[Listed, Cell]]:
         """Those that no exclusion picks; notes which selectors are of use."""
@@ -153,12 +167,11 @@ class Study:
             rate = (training.maskable_lr or training.lr) * listed.density**-self.config.lr_density_exponent
             # Twelve digits: powers differ in the last ones from machine to machine, and the cell's id is not to.
             training = training.model_copy(update={"maskable_lr": float(f"{rate:.12g}")})
-        shape = model.find_shape(listed.size, {**model.LADDER, **self.config.ladder})
         length = self.config.sequence_length
         spec = Spec(
             data=self.data,
             size=listed.size,
-            shape=shape,
+            shape=self._ladder[listed.size],
             vocab_size=self.text.tokenizer.vocab_size,
             sequence_length=length,
             evaluation_split=self.config.evaluation_split,
@@ -177,8 +190,6 @@ class Study:
 def _product(factors: Factors, where: str) -> Iterator[Listed]:
     """The cells of a grid. At density 1 a method has nothing to mask: dense, once. A dense method at a lower
     density is no cell."""
-    for name in factors.methods:
-        method(name)  # raises where there is no such method, also where density 1 would hide that
     if set(factors.methods) == {"dense"} and 1 not in factors.densities:
         raise InputError(
             f"{where}.methods", factors.methods, f"dense needs density 1, which is not in {factors.densities}",
@@ -274,8 +285,6 @@ def load_study(source: Path | Mapping[str, Any]) -> Study:
     study = Study(validated(StudyConfig, content, where=""))
     _ = study.cells  # expands and checks every cell
     _check_gpus(study)
-    for form in study.config.law.forms:
-        get_form(form)
     return study
 
 

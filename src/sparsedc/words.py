@@ -1,4 +1,4 @@
-"""How figures and tables write laws, densities and large counts."""
+"""How figures, tables and messages write laws, densities, large counts and many names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -42,6 +42,11 @@ def flops_label(flops: float) -> str:
     """2.8×10²⁰: two digits and a power of ten."""
     digits, power = f"{flops:.1e}".split("e")
     return f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names: a, b, c, d, e and 21 more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def varying(table: "pd.DataFrame", *columns: str) -> list[str]:

@@ -19,7 +19,7 @@ def test_conventions(runs, convention, expected):
 
 
 def test_bad_input(runs):
-    with pytest.raises(InputError, match=r"paper \| active \| body \| average"):
+    with pytest.raises(InputError, match=r"Use paper, active, body or average"):
         count_params(runs, "total")
     with pytest.raises(InputError, match="cell a"):
         count_params(runs.assign(params_active=400), "body")

@@ -22,9 +22,16 @@ def test_load_refuses_what_is_no_fit(simulate, tmp_path):
         Fit.load(path)
     good = fit_law(simulate("chinchilla"), "chinchilla", starts=1).to_dict()
     parameters = {name: value for name, value in good["parameters"].items() if name != "E"}
-    for bad in ({}, good | {"format": 99}, good | {"extra": 1}, good | {"parameters": parameters}, []):
+    for bad, words in (
+        ({}, "is no fit: it lacks form, parameters, params, status, reasons and 21 more"),
+        ({"fits": {}}, f"is a selection, .* Name {tmp_path / 'law.json'}, "),
+        (good | {"format": 99}, "format = 99"),
+        (good | {"extra": 1}, "is no fit: it holds extra"),
+        (good | {"parameters": parameters}, "parameters = .*: not those of chinchilla"),
+        ([], "not a JSON object"),
+    ):
         path.write_text(json.dumps(bad))
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=words):
             Fit.load(path)
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):

@@ -149,7 +149,7 @@ def test_density_is_constant_unless_it_starts_elsewhere(steps: tuple[int, ...]) 
         ({"initial": float("nan")}, ["initial_density = nan"]),
         ({"initial": 0.5, "update_steps": ()}, ["initial_density = 0.5", "no topology update", "more steps"]),
         ({"final": 0.0}, ["density = 0.0", "not in (0, 1]"]),
-        ({"shape": "square"}, ["density_shape = square", "cubic, cosine, linear"]),
+        ({"shape": "square"}, ["density_shape = square", "Use cubic, cosine or linear"]),
     ],
 )
 def test_bad_density_schedules(change: dict[str, Any], words: list[str]) -> None:

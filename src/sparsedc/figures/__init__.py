@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 if TYPE_CHECKING:
     from sparsedc.spec import Spec
@@ -68,7 +68,7 @@ def get_figure(name: str) -> Draw:
         InputError: there is no such figure, or it needs a law and is given none.
     """
     if name not in FIGURES:
-        raise InputError("figure", name, "no such figure", f"Use {' | '.join(FIGURES)}.")
+        raise InputError("figure", name, "no such figure", one_of(name, FIGURES))
 
     def draw(runs: Path, law: Path | None, out_stem: Path, unique_tokens: Sequence[float] = ()) -> None:
         from sparsedc.contrasts import read_contrasts

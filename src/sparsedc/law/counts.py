@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def count_params(runs: pd.DataFrame, convention: str = DEFAULT_CONVENTION) -> Fl
         InputError: no such convention, or its count is not positive for some run.
     """
     if convention not in CONVENTIONS:
-        raise InputError("params", convention, "no such counting convention", f"Use {' | '.join(CONVENTIONS)}.")
+        raise InputError("params", convention, "no such counting convention", one_of(convention, CONVENTIONS))
     try:
         counted = CONVENTIONS[convention](runs)
     except KeyError as error:

@@ -19,6 +19,7 @@ from sparsedc.errors import InputError
 from sparsedc.law.design import Design, Floats
 from sparsedc.law.forms import get_form
 from sparsedc.law.likelihood import Residuals
+from sparsedc.words import some
 
 FORMAT = 2
 
@@ -148,11 +149,16 @@ class Fit:
             InputError: another format, a missing or unknown key, or parameters that are not the form's.
         """
         remedy = "Fit the law anew with `sparsedc law fit`."
-        if values.get("format") != FORMAT:
-            raise InputError("format", values.get("format"), f"{source} is not a fit of format {FORMAT}", remedy)
-        names = {each.name for each in fields(cls)}
-        if names != set(values):
-            raise InputError("keys", sorted(names ^ set(values)), f"missing or unknown in {source}", remedy)
+        if values.get("format", FORMAT) != FORMAT:
+            raise InputError("format", values["format"], f"{source} is not a fit of format {FORMAT}", remedy)
+        names = [each.name for each in fields(cls)]
+        if missing := [name for name in names if name not in values]:
+            raise InputError(
+                "law", source, f"is no fit: it lacks {some(missing)}",
+                "Name a law.json, or fit one with `sparsedc law fit`.",
+            )  # fmt: skip
+        if unknown := [key for key in values if key not in names]:
+            raise InputError("law", source, f"is no fit: it holds {some(unknown)}", remedy)
         form = get_form(values["form"])
         given = values["parameters"]
         if not isinstance(given, Mapping) or set(given) != set(form.names):
@@ -184,7 +190,11 @@ class Fit:
         Raises:
             InputError: the file is missing or holds no fit.
         """
-        return cls.from_dict(read_json(path), path)
+        values = read_json(path)
+        if "fits" in values:
+            remedy = f"Name {path.with_name('law.json')}, the one that was chosen."
+            raise InputError("law", path, "is a selection, which holds several fits", remedy)
+        return cls.from_dict(values, path)
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 from sparsedc.law.density_factor import Factor, FrantarFactor, PaperFactor, PowerFactor
 from sparsedc.law.design import Design, Floats
 from sparsedc.law.parameters import Parameter, Theta, Values
@@ -259,13 +259,13 @@ def get_form(name: str) -> Form:
     base, _, listed = name.partition(":")
     known = [switch for kind in _KINDS for switch in kind]
     if base not in _FAMILY:
-        remedy = f"Use {' | '.join(FORMS)}, or one of {' | '.join(_FAMILY)} with switches, such as sparse:power,untied."
+        remedy = f"{one_of(base, FORMS)} Switches, as in sparse:power,untied, are for {', '.join(_FAMILY)}."
         raise InputError("form", name, "no such form of the law", remedy)
     source, defaults = _FAMILY[base]
     given = [switch.strip() for switch in listed.split(",")]
     for switch in given:
         if switch not in known:
-            raise InputError("form", name, f"no switch {switch!r}", f"Use {' | '.join(known)}.")
+            raise InputError("form", name, f"no switch {switch!r}", one_of(switch, known))
     chosen = []
     for kind, default in zip(_KINDS, defaults, strict=True):
         of_kind = [switch for switch in given if switch in kind]

@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 from sparsedc.law.likelihood import LIKELIHOODS, Huber, Likelihood, Residuals
 from sparsedc.numbers import parse_number, read_number
 
@@ -38,13 +38,13 @@ def parse_likelihood(name: str, delta: str = "1e-3", residuals: str = "log") -> 
         InputError: there is none, no such residuals, or a delta that is not above 0.
     """
     if name not in LIKELIHOODS:
-        raise InputError("likelihood", name, "no such likelihood", f"Use {' | '.join(LIKELIHOODS)}.")
+        raise InputError("likelihood", name, "no such likelihood", one_of(name, LIKELIHOODS))
     for known in get_args(Residuals):
         if residuals == known:
             if name == Huber.name:
                 return Huber(read_number("delta", delta), residuals=known)
             return LIKELIHOODS[name](residuals=known)
-    raise InputError("residuals", residuals, "no such residuals", f"Use {' | '.join(get_args(Residuals))}.")
+    raise InputError("residuals", residuals, "no such residuals", one_of(residuals, get_args(Residuals)))
 
 
 def check_bootstrap(n: int) -> None:

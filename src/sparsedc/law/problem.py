@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.special import stdtrit
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 from sparsedc.law.design import Design, Floats
 from sparsedc.law.forms import Form
 from sparsedc.law.likelihood import Likelihood
@@ -45,7 +45,7 @@ class Problem:
         self, form: Form, design: Design, observed: Floats, likelihood: Likelihood, fixed: Mapping[str, float]
     ) -> None:
         if unknown := sorted(set(fixed) - set(form.names)):
-            raise InputError("fixed", unknown, f"no parameter of {form.name}", f"Use {', '.join(form.names)}.")
+            raise InputError("fixed", unknown, f"no parameter of {form.name}", one_of(unknown[0], form.names))
         for parameter in form.parameters:
             value = fixed.get(parameter.name, 1.0)
             if not math.isfinite(value) or (parameter.log and value <= 0):

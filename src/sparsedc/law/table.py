@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 from sparsedc.numbers import parse_number
 from sparsedc.runs import ROLES, STATUSES
 from sparsedc.words import count_label
@@ -155,7 +155,7 @@ class _File:
         words = self.text(column)
         for i, word in enumerate(words):
             if word not in known:
-                remedy = f"Use {' or '.join(known)}, or take the column out of the file: without it all are {default}."
+                remedy = f"{one_of(word, known)} Or take the column out of the file: without it all are {default}."
                 raise InputError(self.at(column, i), word, "is unknown", remedy)
         return words
 
@@ -198,7 +198,7 @@ def _places(path: Path, header: list[str], columns: Mapping[str, str]) -> dict[s
     listed = ", ".join(header)
     for ours, theirs in columns.items():
         if ours not in KNOWN:
-            raise InputError("columns", f"{ours}={theirs}", f"{ours} is no column of ours", f"Use {', '.join(KNOWN)}.")
+            raise InputError("columns", f"{ours}={theirs}", f"{ours} is no column of ours", one_of(ours, KNOWN))
         if theirs not in header:
             raise InputError("columns", f"{ours}={theirs}", f"{path} has no column {theirs}", f"It has {listed}.")
     if len(set(columns.values())) < len(columns):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import floor, inf
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 
 def uniform(name: str, rows: int, columns: int, ratio: Fraction) -> int:
@@ -70,9 +70,7 @@ def layer_counts(
             block that does not tile a layer, or a ratio that is not positive.
     """
     if distribution not in DISTRIBUTIONS:
-        raise InputError(
-            "distribution", distribution, "unknown distribution", f"Use one of {', '.join(DISTRIBUTIONS)}."
-        )
+        raise InputError("distribution", distribution, "unknown distribution", one_of(distribution, DISTRIBUTIONS))
     if not 0 < density <= 1:
         raise InputError("density", density, "not in (0, 1]", "Give the share of weights to keep, such as 0.25.")
     if not shapes or any(rows < 1 or columns < 1 for rows, columns in shapes.values()):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -240,5 +240,5 @@ METHODS: dict[str, type[Method]] = {
 def method(name: str) -> Method:
     """The method of that name, ready for the engine."""
     if name not in METHODS:
-        raise InputError("method", name, "unknown method", f"Use one of {', '.join(METHODS)}.")
+        raise InputError("method", name, "unknown method", one_of(name, METHODS))
     return METHODS[name]()

@@ -7,7 +7,7 @@ from functools import cached_property
 from math import cos, pi
 from typing import Literal
 
-from sparsedc.errors import InputError
+from sparsedc.errors import InputError, one_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class DensitySchedule:
         if not 0 < self.final <= 1:
             raise InputError("density", self.final, "not in (0, 1]", "Give the share of weights to keep, such as 0.25.")
         if self.shape not in REMAINING:
-            raise InputError("density_shape", self.shape, "unknown shape", f"Use one of {', '.join(REMAINING)}.")
+            raise InputError("density_shape", self.shape, "unknown shape", one_of(self.shape, REMAINING))
         if self.initial is None:
             return
         if not self.final <= self.initial <= 1:
