@@ -193,7 +193,9 @@ def _notes(fit: Fit, flops: float, best: Allocation, max_params: float | None) -
     if fit.status not in ("ok", "published"):
         notes.append(f"The law is {fit.status}: {'; '.join(fit.reasons)}.")
     if fit.status == "published" and best.density < 1:
-        notes.append("Its gain from sparsity is the law's; our own runs, far smaller, do not show it (docs/findings.md).")
+        notes.append(
+            "The gain of sparsity is this law's; our own runs, far smaller, do not show it (docs/findings.md)."
+        )
     if fit.draws is None and fit.status != "published":
         notes.append("This fit has no bootstrap: its intervals are the scatter of runs alone, too narrow afar.")
     if not knows_repetition(fit):
