@@ -16,9 +16,10 @@ import re
 import time
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
-from sparsedc import slurm
+from sparsedc import failures, slurm
 from sparsedc.corpus.sources import watched_files, watched_versions
 from sparsedc.demand import device_megabytes, host_megabytes, minutes, small
 from sparsedc.errors import InputError
@@ -61,7 +62,8 @@ if FROM_TABLE:
             TABLE = hashlib.file_digest(runs, "sha256").hexdigest()
 
 # Names this run, for the trainers that start warm in it (sparsedc.train.warm) and for their estimate of time left.
-os.environ[RUN_VARIABLE] = f"{os.getpid()} {time.time()}"
+BEGAN = time.time()
+os.environ[RUN_VARIABLE] = f"{os.getpid()} {BEGAN}"
 
 
 slurm.keep_groups_whole()
@@ -75,6 +77,10 @@ onstart:
             slurm.preflight(workflow.executor_settings, submitted, workflow.execution_settings.retries + 1)
         except InputError as error:
             raise WorkflowError(str(error)) from None
+
+
+onerror:
+    logger.error(failures.report(workflow, BEGAN))
 
 
 report: "workflow/report/workflow.rst"

@@ -76,13 +76,18 @@ def test_hours_follow_the_size_and_cells_of_other_sizes_are_counted(study: Study
 
 
 class Folder:
-    """A study's folder with four cells of 100, 200, 300 and 400 FLOPs and ten times as many tokens."""
+    """A study's folder with four cells of 100, 200, 300 and 400 FLOPs, ten times as many tokens, and a budget each."""
 
     def __init__(self, path: Path, now: float) -> None:
         self.path, self.now = path, now
-        lines = ["cell\tfingerprint\tflops_dense\ttokens"]
-        lines += [f"c{i}\tf{i}\t{i * 100.0}\t{i * 1000}" for i in range(1, 5)]
+        lines = ["cell\tfingerprint\tflops_dense\ttokens\tunique_tokens"]
+        lines += [f"c{i}\tf{i}\t{i * 100.0}\t{i * 1000}\t{i}" for i in range(1, 5)]
         (path / "cells.tsv").write_text("\n".join(lines) + "\n")
+        for i in range(1, 5):
+            self._touch(self.budget(i), ago=2000)
+
+    def budget(self, unique_tokens: int) -> Path:
+        return self.path / "corpus" / "data" / "budgets" / f"{unique_tokens}.json"
 
     def started(self, cell: int, ago: float) -> None:
         self._touch(self.path / "work" / f"f{cell}" / "lock", ago)
@@ -91,7 +96,7 @@ class Folder:
         self._touch(self.path / "cells" / f"c{cell}" / "metrics.json", ago)
 
     def _touch(self, path: Path, ago: float) -> None:
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (self.now - ago, self.now - ago))
 
@@ -106,7 +111,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 
 
 def progress(folder: Folder) -> Progress:
-    found = study_progress(folder.path)
+    found = study_progress(folder.path, "data")
     assert found is not None
     return found
 
@@ -120,6 +125,14 @@ def test_time_left_is_by_the_flops_that_this_run_has_finished(folder: Folder) ->
     assert found.seconds_left == pytest.approx(100 * (100 + 200 + 300) / 400)
     assert found.tokens_per_second == pytest.approx(4000 / 100)
     assert str(found) == "1 of 4 cells, 40 tokens/s, about 2:30 left"
+
+
+def test_cells_whose_budget_the_corpus_cannot_fill_are_not_waited_for(folder: Folder) -> None:
+    folder.started(4, ago=100)
+    folder.finished(4, ago=50)
+    folder.budget(3).unlink()
+    assert progress(folder).seconds_left == pytest.approx(100 * (100 + 200) / 400)
+    assert str(progress(folder)).startswith("1 of 4 cells")
 
 
 def test_cells_of_earlier_runs_are_done_but_tell_nothing_of_this_runs_speed(folder: Folder) -> None:
@@ -149,7 +162,7 @@ def test_without_a_run_only_cells_are_counted(folder: Folder, monkeypatch: pytes
 
 
 def test_a_cell_trained_by_hand_belongs_to_no_study(tmp_path: Path) -> None:
-    assert study_progress(tmp_path) is None
+    assert study_progress(tmp_path, "data") is None
 
 
 @pytest.mark.parametrize(

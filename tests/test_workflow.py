@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import time
 
@@ -249,7 +250,10 @@ def test_long_cells_are_trained_first(copy):
         f'basename "$2" .json >> {copy / "order"}; exit 1\n'
     )
     trainer.chmod(0o755)
-    snakemake(copy, check=False, PATH=f"{trainer.parent}:{ENVIRONMENT['PATH']}")
+    result = snakemake(copy, check=False, PATH=f"{trainer.parent}:{ENVIRONMENT['PATH']}")
+    assert re.search(
+        r"18 jobs failed, \d+ not run:\nended without a word\n    18 jobs, such as results/", result.stderr
+    )
     wanted, trained = list(load_study(STUDY).cells), (copy / "order").read_text().split()
     assert sorted(trained) == sorted(wanted)
     assert max(abs(place - wanted.index(cell)) for place, cell in enumerate(trained)) < 5
@@ -333,7 +337,7 @@ def test_corrupt_tokens_are_refused(copy):
     ("change", "message"),
     [
         ({"grid": [{**STUDY["grid"][0], "unique_tokens": ["1B"]}]}, "unique_tokens = 1000000000: the train split has"),
-        ({"corpus": {"source": "installed", "packages": ["no_such_package"]}}, "no_such_package"),
+        ({"corpus": {"source": "installed", "packages": ["no_such_package"]}}, "corpus.packages = no_such_package"),
     ],
 )
 def test_study_that_the_corpus_cannot_fill_stops_before_training(copy, change, message):
@@ -341,7 +345,11 @@ def test_study_that_the_corpus_cannot_fill_stops_before_training(copy, change, m
     before = set((copy / "results/micro/cells").iterdir())
     result = snakemake(copy, check=False)
     assert result.returncode != 0
-    assert message in result.stdout + result.stderr
+    failed, error, log = result.stderr[result.stderr.index("1 job failed, ") :].splitlines()[:3]  # again, at the end
+    assert failed.endswith(" not run:")
+    assert error.startswith(f"error: {message}")
+    assert error in (copy / log.removeprefix("    1 job, ")).read_text()
+    assert result.stderr.count(error) == 2
     assert set((copy / "results/micro/cells").iterdir()) == before
 
 

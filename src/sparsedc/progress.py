@@ -1,7 +1,8 @@
 """How far a study is: cells done of cells in all, tokens a second, and the time that is left.
 
 Read off the study's folder, so that cells which train side by side, or in a later run, all tell the same. The
-time left is judged by the FLOPs of the cells that this run has finished.
+time left is judged by the FLOPs of the cells that this run has finished; cells whose budget the corpus cannot fill are
+not waited for.
 """
 
 import csv
@@ -37,8 +38,12 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
-def study_progress(study: Path) -> Progress | None:
-    """Progress of the study in a folder (results/<name>), or None where no cells.tsv says what its cells are."""
+def study_progress(study: Path, data: str) -> Progress | None:
+    """Progress of the study in a folder (results/<name>), or None where no cells.tsv says what its cells are.
+
+    Args:
+        data: the folder of its tokens in `corpus`, where every budget is made before the first cell is trained.
+    """
     try:
         with (study / "cells.tsv").open(newline="") as lines:
             rows = list(csv.DictReader(lines, delimiter="\t"))
@@ -50,7 +55,12 @@ def study_progress(study: Path) -> Progress | None:
     now = time.time()
     elapsed = now - min((moment for moment in started if moment is not None and moment >= run_started), default=now)
     recent = [row for row, moment in zip(rows, finished, strict=True) if moment is not None and moment >= run_started]
-    left = sum(float(row["flops_dense"]) for row, moment in zip(rows, finished, strict=True) if moment is None)
+    budgets = {path.stem for path in (study / "corpus" / data / "budgets").glob("*.json")}
+    left = sum(
+        float(row["flops_dense"])
+        for row, moment in zip(rows, finished, strict=True)
+        if moment is None and row["unique_tokens"] in budgets
+    )
     done = sum(moment is not None for moment in finished)
     if not recent or elapsed <= 0:
         return Progress(len(rows), done, None, None)

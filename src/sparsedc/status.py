@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsedc.corpus.tokens import read_manifest
 from sparsedc.errors import InputError
+from sparsedc.failures import last_words
 from sparsedc.progress import duration
 from sparsedc.study import Cell, Study
 from sparsedc.train.lock import held
@@ -62,7 +63,7 @@ def _standing(cell: Cell, folder: Path, checksums: dict[str, str]) -> tuple[str,
     if (work / "metrics.json").exists():
         return "waiting", "its result is kept, and comes back in the next run"
     if (work / "lock").exists():
-        return "failed", f"{_last_words(folder / 'logs' / 'train' / f'{cell.id}.log')}{_checkpoint(cell, work)}"
+        return "failed", f"{last_words(folder / 'logs' / 'train' / f'{cell.id}.log')}{_checkpoint(cell, work)}"
     return "waiting", ""
 
 
@@ -92,13 +93,3 @@ def _checksums(study: Study, folder: Path) -> dict[str, str]:
 def _checkpoint(cell: Cell, work: Path) -> str:
     steps = [int(path.stem.split("-")[1]) for path in work.glob("checkpoint-*.sha256")]
     return f"; checkpoint at step {max(steps)} of {cell.spec.steps}" if steps else ""
-
-
-def _last_words(log: Path) -> str:
-    """The error that a log ends with, or its last line."""
-    try:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or ["ended without a word"])[-1]

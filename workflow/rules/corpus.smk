@@ -106,7 +106,7 @@ rule budget:
     log:
         f"{CORPUS}/budgets/{{unique_tokens}}.log",
     priority: FIRST
-    threads: workflow.cores # so that no cell of the first budget begins beside the second
+    threads: workflow.cores  # so that no cell of the first budget begins beside the second
     params:
         tokens=subpath(input.manifest, parent=True),
     shell:

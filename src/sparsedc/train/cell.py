@@ -102,7 +102,7 @@ def run_cell(
         return
     row = metrics["row"]
     loss = f"held-out loss {row['val_loss']:.4f}" if row["status"] == "ok" else "DIVERGED"
-    progress = study_progress(study)
+    progress = study_progress(study, spec.data)
     _say(f"{path.stem}: {loss}" + (f" | {progress}" if progress else ""))
 
 
