@@ -59,7 +59,7 @@ def study_progress(study: Path, data: str) -> Progress | None:
     left = sum(
         float(row["flops_dense"])
         for row, moment in zip(rows, finished, strict=True)
-        if moment is None and row["unique_tokens"] in budgets
+        if moment is None and (row["unique_tokens"] in budgets or not budgets)  # none where it trains by hand
     )
     done = sum(moment is not None for moment in finished)
     if not recent or elapsed <= 0:
