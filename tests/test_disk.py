@@ -82,7 +82,8 @@ def test_a_workflow_on_a_disk_that_fills(disk, tmp_path):
     result = snakemake(folder, table, check=False)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    error, again = [line for line in result.stderr.splitlines() if line.startswith("error:")]  # and at the run's end
+    assert error == again
     assert error.endswith(f"/tokens: {FULL}")
     assert {name for name in files(disk.path) - before if "/corpus/" in name and not name.endswith(".log")} == set()
     disk.free()

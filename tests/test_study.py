@@ -929,14 +929,14 @@ def test_the_studies_in_the_documentation_load() -> None:
     text = (REPOSITORY / "docs" / "studies.md").read_text()
     smallest, *examples = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
     assert len(load_study(smallest).cells) == 3 * 3 * 2 * 2 + 2 * 2
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         sizes = config(grid=[{**config()["grid"][0], "sizes": ["50k", "800k", "1m8"], "epochs": [1, 4]}])
         assert load_study({**sizes, **example, "sequence_length": 256, "training": {"batch_tokens": 1024}}).cells
 
 
 def test_the_default_study_can_tell_what_a_law_needs() -> None:
-    """Sizes, densities and repeats to fit on, and extrapolation cells that are larger than all of them."""
+    """Sizes, densities, repeats and seeds to fit on, and extrapolation cells that are larger than all of them."""
     study = load_study(REPOSITORY / "config.yaml")
     fit = [cell.spec for cell in study.cells.values() if cell.role == "fit"]
     test = [cell.spec for cell in study.cells.values() if cell.role == "extrapolation"]
@@ -944,6 +944,7 @@ def test_the_default_study_can_tell_what_a_law_needs() -> None:
     assert len({spec.density for spec in fit}) >= 4
     assert len({spec.unique_tokens for spec in fit}) >= 2
     assert max(spec.epochs for spec in fit) >= 4
+    assert {spec.density == 1 for spec in fit if spec.seed} == {True, False}  # noise of either side, for verdicts
     assert min(s.counts.maskable for s in test) > max(s.counts.maskable for s in fit)
     assert {(s.size, s.density, s.unique_tokens, s.epochs) for s in fit}.isdisjoint(
         (s.size, s.density, s.unique_tokens, s.epochs) for s in test
