@@ -148,7 +148,7 @@ class Study:
             yield from ((f"grid[{number}].sizes[{place}]", size) for place, size in enumerate(factors.sizes))
         yield from ((f"cells[{number}].size", listed.size) for number, listed in enumerate(self.config.cells))
 
-    @property
+    @cached_property
     def _ladder(self) -> dict[str, Shape]:
         return {**model.LADDER, **self.config.ladder}
 

@@ -135,16 +135,15 @@ def commit() -> str:
     """The commit of the checkout that this package runs from; "unknown" for a copy, also where that lies in a checkout
     of something else."""
     here = Path(__file__)
-    said = ""
-    for command in (
-        ["git", "ls-files", "--error-unmatch", here.name],
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-    ):
-        try:
-            said = subprocess.run(
-                command, cwd=here.parent, capture_output=True, text=True, check=True,
-                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            ).stdout.strip()  # fmt: skip
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-    return said
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        ).stdout.strip()  # fmt: skip
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
